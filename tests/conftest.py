@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""What every test gets: the leak gate, and the kernel's name in the report."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import trio_uring
+
+
+def open_fds() -> dict[int, str]:
+    """What each file descriptor of this process is."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the descriptor that listdir itself used
+            continue
+    return found
+
+
+def open_rings() -> list[object]:
+    queue = sys.modules.get("trio_uring._queue")
+    return [] if queue is None else list(queue._open_rings)
+
+
+@pytest.fixture(autouse=True)
+def _leak_gate() -> Iterator[None]:
+    """A test that leaves a file descriptor or a ring open has failed."""
+    before = open_fds()
+    rings_before = open_rings()
+    yield
+    if open_rings() != rings_before or open_fds().items() - before.items():
+        gc.collect()  # what only a cycle kept open now also warns: ResourceWarning is an error
+    rings = [ring for ring in open_rings() if ring not in rings_before]
+    assert not rings, f"rings left open: {rings}"
+    left = dict(open_fds().items() - before.items())
+    assert not left, f"file descriptors left open: {left}"
+
+
+@pytest.fixture(scope="session")
+def probed() -> trio_uring.Probe:
+    """What this kernel can do."""
+    import trio_uring
+
+    return trio_uring.probe()
+
+
+def pytest_report_header() -> str:
+    release = os.uname().release
+    return f"kernel: {release} ({os.uname().machine}), soft RLIMIT_NOFILE {_nofile()}"
+
+
+def _nofile() -> int:
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

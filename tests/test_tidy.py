@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The layout of the project, held by tests: who may import whom, how long, what each file begins with."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "trio_uring"
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+SPDX = "SPDX-License-Identifier: MIT OR Apache-2.0"
+LINES_MAX = 500
+
+# A module imports only from layers above it in this list, or from modules before it in its own.
+LAYERS: dict[str, tuple[str, ...]] = {
+    "L1 facts": ("_uring", "_lib", "_abi", "_errors", "_unavailable"),
+    "L2 ring": (
+        "_sqe",
+        "_buffers",
+        "_sockaddr",
+        "_file_table",
+        "_options",
+        "_prep",
+        "_queue",
+        "_ring",
+        "_trials",
+        "_probe",
+    ),
+    "L3 engine": ("_operation", "_engine", "_adopted", "_hosted", "_run"),
+    "L4 handles": ("_fixed_file", "_scope", "_direct"),
+    "L5 Trio's interfaces": ("_stream", "_listener", "_file", "_path", "socket"),
+    "L6 face": ("lowlevel", "__init__", "testing", "__main__"),
+}
+ORDER = [module for layer in LAYERS.values() for module in layer]
+WITHOUT_TRIO = LAYERS["L1 facts"] + LAYERS["L2 ring"]
+
+# Tables of numbers, one line each.
+LONG = {"_abi"}
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text())
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def _run_time_nodes(node: ast.AST) -> list[ast.AST]:
+    """All nodes but those that only a type checker sees."""
+    found = [node]
+    for child in ast.iter_child_nodes(node):
+        if not _is_type_checking(child):
+            found += _run_time_nodes(child)
+    return found
+
+
+def _own_imports(module: str) -> set[str]:
+    names = set()
+    for node in _run_time_nodes(_tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            aliases = [alias.name for alias in node.names]
+            names |= {node.module.partition(".")[0]} if node.module else set(aliases)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trio_uring"):
+            names.add((node.module or "").partition(".")[2] or "__init__")
+    return names
+
+
+def _foreign_imports(module: str) -> set[str]:
+    names = set()
+    for node in _run_time_nodes(_tree(module)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_imports_only_what_is_below_it(module: str) -> None:
+    """A module is in LAYERS, and everything it imports of the package stands before it there."""
+    assert module in ORDER, f"{module} has no place in LAYERS"
+
+    below = ORDER[: ORDER.index(module)]
+    assert {name for name in _own_imports(module) if name not in below} == set()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name in WITHOUT_TRIO])
+def test_the_facts_and_the_ring_know_nothing_of_trio(module: str) -> None:
+    """Nothing in L1 and L2 imports Trio: the synchronous ring works without it."""
+    assert not _foreign_imports(module) & {"trio", "outcome"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_command_line_prints(module: str) -> None:
+    """No module but __main__ calls print."""
+    calls = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.Call)]
+    prints = [
+        f"line {call.lineno}"
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "print"
+    ]
+
+    assert module == "__main__" or not prints
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_short_enough_to_read(module: str) -> None:
+    """A module has at most 500 lines."""
+    lines = len((PACKAGE / f"{module}.py").read_text().splitlines())
+
+    assert module in LONG or lines <= LINES_MAX
+
+
+SOURCES = sorted(
+    path
+    for folder in ("trio_uring", "tests", "docs", "")
+    for pattern in ("*.py", "*.c", "*.h")
+    for path in (ROOT / folder).glob(f"**/{pattern}" if folder else pattern)
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_source_file_names_its_licence_first(path: Path) -> None:
+    """The first line of each source file is its SPDX identifier."""
+    with path.open() as file:
+        assert SPDX in file.readline()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests").glob("**/test_*.py")), ids=lambda p: p.name
+)
+def test_every_test_says_what_it_claims(path: Path) -> None:
+    """Each test function has a docstring."""
+    functions = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+    ]
+
+    assert [node.name for node in functions if not ast.get_docstring(node)] == []

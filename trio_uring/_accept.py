@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Connections taken ahead: `FixedSocket.accept_direct_multishot`.
+
+Not one multishot accept of the kernel, but several single ones, each with a slot of its own that
+was reserved before. A multishot accept lets the kernel choose the slot, and finds the table full
+only after it has taken the connection: that client is reset. How many it takes in one go is not
+ours to say, so that no number of slots kept free is enough. Single accepts cost one more SQE per
+connection and no more system calls, and they lose nobody. They also work on 5.15.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import Abort, enable_ki_protection
+
+from ._capabilities import capabilities
+from ._prep import prep_accept, prep_accept_direct
+from ._slots import reserve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from ._fixed_socket import FixedSocket
+
+# Accepts in flight at the most, and of the free slots one in four.
+AHEAD_MAX = 16
+_FREE_PER_ACCEPT = 4
+_SOCK_CLOEXEC = os.O_CLOEXEC
+_FIXED_FILE = 1
+
+# The connection failed before it was accepted; the listener is well. accept(2), "Error handling".
+_OTHERS_FAULT = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EINTR,
+    }
+)
+
+
+class _Accept:
+    """One accept in flight, with the slot that it fills."""
+
+    __slots__ = ("closing", "connections", "file", "slot", "user_data")
+
+    def __init__(self, connections: AcceptedConnections, slot: int) -> None:
+        self.connections = connections
+        self.file: Any = connections.listener
+        self.slot = slot
+        self.closing = False
+        self.user_data = 0
+
+    def complete(self, res: int, flags: int) -> None:
+        self.connections.accept_ended(self, res)
+
+
+class AcceptedConnections:
+    """``async with`` and ``async for`` over the connections of a listener."""
+
+    def __init__(self, listener: FixedSocket) -> None:
+        self.listener = listener
+        self._engine = listener._engine
+        self._direct = capabilities().install
+        self._accepts: set[_Accept] = set()
+        self._ready: deque[FixedSocket] = deque()
+        self._error: OSError | None = None
+        self._waiting: Any = None
+        self._entered = False
+        self._ended = False
+
+    async def __aenter__(self) -> AcceptedConnections:
+        self.listener.checked_slot()
+        if self._entered:
+            raise RuntimeError("accept_direct_multishot() is used once")
+        self._entered = True
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._ended = True
+        for accept in self._accepts:
+            self._engine.cancel(accept)
+        # Cancelled accepts end at once; what they still bring is closed with the rest.
+        with trio.CancelScope(shield=True):
+            while self._accepts:
+                await self._wait()
+        while self._ready:
+            await trio.aclose_forcefully(self._ready.pop())
+
+    def __aiter__(self) -> AcceptedConnections:
+        return self
+
+    @enable_ki_protection
+    async def __anext__(self) -> FixedSocket:
+        if not self._entered or self._ended:
+            raise RuntimeError("use it inside its async with block")
+        if self._waiting is not None:
+            raise trio.BusyResourceError("another task is waiting for a connection")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            if self._ready:
+                connection = self._ready.popleft()
+                self._take_ahead()
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return connection
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            self.listener.checked_slot()
+            if not self._accepts:
+                [slot] = await reserve(self._engine)
+                self._submit(slot)
+            self._take_ahead()
+            await self._wait()
+
+    def _take_ahead(self) -> None:
+        table = self._engine.table
+        if self.listener.closed or self._error is not None:
+            return
+        ahead = len(self._accepts) + len(self._ready)
+        while ahead < min(AHEAD_MAX, table.free_count // _FREE_PER_ACCEPT):
+            slots = table.take(1)
+            if slots is None:
+                return
+            self._submit(slots[0])
+            ahead += 1
+
+    def _submit(self, slot: int) -> None:
+        engine, listener = self._engine, self.listener
+        try:
+            number = listener.checked_slot()
+            accept = _Accept(self, slot)
+            sqe = engine.own_sqe()
+        except BaseException:
+            engine.release_slot(slot)
+            raise
+        engine.add_record(accept)
+        if self._direct:
+            prep_accept_direct(sqe, number, 0, 0, 0, slot, accept.user_data, _FIXED_FILE)
+        else:
+            prep_accept(sqe, number, 0, 0, _SOCK_CLOEXEC, accept.user_data, _FIXED_FILE)
+        engine.in_flight += 1
+        listener.in_flight += 1
+        self._accepts.add(accept)
+
+    def accept_ended(self, accept: _Accept, res: int) -> None:
+        """The CQE of one accept."""
+        engine = self._engine
+        engine.in_flight -= 1
+        engine.remove_record(accept)
+        self._accepts.discard(accept)
+        if res >= 0:
+            try:
+                connection = self.listener.accepted(accept.slot, -1 if self._direct else res)
+            except OSError as exc:
+                engine.release_slot(accept.slot)
+                self._error = exc
+            else:
+                self._ready.append(connection)
+        else:
+            engine.release_slot(accept.slot)
+            if -res not in _OTHERS_FAULT and res != -errno.ECANCELED:
+                self._error = OSError(-res, os.strerror(-res))
+        self.listener.operation_ended()
+        if self._waiting is not None:
+            task, self._waiting = self._waiting, None
+            trio.lowlevel.reschedule(task)
+
+    async def _wait(self) -> None:
+        """Sleeps until an accept has ended."""
+        self._waiting = trio.lowlevel.current_task()
+
+        def abort(_: Callable[[], NoReturn]) -> Abort:
+            self._waiting = None
+            return Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)

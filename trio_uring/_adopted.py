@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The driver that puts the ring around a run's own epoll manager.
+
+Some facts about Trio's loop and about io_uring decide its shape.
+
+* Trio asks its I/O manager once per pass: ``get_events(timeout)`` may sleep,
+  ``process_events(events)`` wakes tasks. The result of ``get_events`` must be falsy if and only if
+  the timeout expired: the clock of `trio.testing.MockClock` jumps by that. ``runner.io_manager`` is
+  looked up on every pass, so that it can be exchanged in the middle of a run.
+* Readiness stays Trio's: `trio.lowlevel.wait_readable` and its like go to the epoll manager as
+  before. POLL_ADD would not do for them: it always reports a peer's half-close, holds the file, and
+  takes regular files that epoll refuses.
+* The ring polls the epoll descriptor, one shot, armed again after epoll was asked. A multishot poll
+  is edge-triggered: it loses events when epoll has more than one call takes.
+* With DEFER_TASKRUN the ring's own descriptor never becomes readable for deferred work. Whoever
+  sleeps outside of io_uring_enter needs a registered eventfd: in guest mode that is Trio's worker
+  thread. The ring itself belongs to the host thread, which enters it before (``get_events(0)``) and
+  after.
+* ``force_wakeup`` is only called in guest mode; it makes the epoll descriptor readable.
+* An abandoned guest run closes its manager from the garbage collector, and later still cancels its
+  tasks.
+
+Private names of Trio in use, the same in every release from 0.22 to 0.35: ``GLOBAL_RUN_CONTEXT``
+with ``runner`` and ``task``; ``Runner.io_manager``, ``is_guest``, ``reschedule``, ``clock``;
+``EpollIOManager._epoll`` and the eight public methods of a manager; ``WaitTaskRescheduled``.
+`recognises` checks them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import select
+import sys
+import types
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio._core import _run, _traps
+
+from ._engine import Engine
+from ._operation import EPOLL_ID
+from ._prep import prep_poll_add
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from ._options import RingOptions
+
+_MANAGER_METHODS = frozenset(
+    {
+        "close",
+        "force_wakeup",
+        "get_events",
+        "notify_closing",
+        "process_events",
+        "statistics",
+        "wait_readable",
+        "wait_writable",
+    }
+)
+_context: Any = _run.GLOBAL_RUN_CONTEXT
+_Message: Any = _traps.WaitTaskRescheduled
+
+
+def recognises(runner: Any) -> bool:
+    """Whether this Trio is built as this driver expects."""
+    try:
+        manager: Any = runner.io_manager
+        return (
+            {name for name in vars(type(manager)) if name[0] != "_"} == _MANAGER_METHODS
+            and type(manager).__module__ == "trio._core._io_epoll"
+            and list(inspect.signature(manager.get_events).parameters) == ["timeout"]
+            and list(inspect.signature(manager.process_events).parameters) == ["events"]
+            and callable(manager._epoll.fileno)
+            and isinstance(runner.is_guest, bool)
+            and callable(runner.reschedule)
+            and [field.name for field in _Message.__attrs_attrs__] == ["abort_func"]
+        )
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
+@types.coroutine
+def _sleep(message: Any) -> Generator[Any, Any, Any]:
+    return (yield message)
+
+
+class AdoptedDriver:
+    """Takes the place of ``runner.io_manager``, with the epoll manager inside."""
+
+    name = "adopted"
+    sleep = staticmethod(_sleep)
+
+    def __init__(self, runner: Any, options: RingOptions) -> None:
+        self._runner = runner
+        self._inner = inner = runner.io_manager
+        self.statistics = inner.statistics
+        self.wait_readable = inner.wait_readable
+        self.wait_writable = inner.wait_writable
+        self.notify_closing = inner.notify_closing
+        self.force_wakeup = inner.force_wakeup
+        self.reschedule = runner.reschedule
+        self._thread = get_ident()
+        self.submits_cancels_at_once: bool = runner.is_guest
+        # Nobody has a MockClock who did not import it.
+        testing = sys.modules.get("trio.testing")
+        self._clock_jumps = testing is not None and isinstance(runner.clock, testing.MockClock)
+        self._holding_clock = False
+        self.engine = Engine(options, self)
+        self._epoll_fd: int = inner._epoll.fileno()
+        self._armed = False
+        self._epoll_has_events = False
+        self.engine.records[EPOLL_ID] = self
+        self.user_data = EPOLL_ID
+        self._eventfd = -1
+        if runner.is_guest:
+            self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.engine.ring.register_eventfd(self._eventfd)
+        runner.io_manager = self
+
+    # -- what Trio calls -----------------------------------------------------------------------
+
+    def get_events(self, timeout: float) -> list[tuple[int, int, int]]:
+        """The completions of this pass; in guest mode's worker thread only word that there are
+        some.
+        """
+        if self._eventfd >= 0 and get_ident() != self._thread:
+            return self._wait_for_eventfd(timeout)
+        if not self._armed:
+            self._arm()
+        return self.engine.turn(int(timeout * 1e9))
+
+    def process_events(self, events: list[tuple[int, int, int]]) -> None:
+        """Wakes the tasks of these completions, then those that epoll has ready."""
+        engine = self.engine
+        if events is _RING_IS_READY:
+            self._drain_eventfd()
+            events = engine.turn(0)
+        engine.dispatch(events)
+        if self._epoll_has_events:
+            self._epoll_has_events = False
+            inner = self._inner
+            inner.process_events(inner.get_events(0))
+
+    def close(self) -> None:
+        """The run ends, or a guest run was abandoned and is collected, in whatever thread."""
+        self.engine.close()
+        if self._eventfd >= 0:
+            os.close(self._eventfd)
+            self._eventfd = -1
+        self._inner.close()
+
+    # -- the epoll descriptor ------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        sqe = self.engine.own_sqe()
+        prep_poll_add(sqe, self._epoll_fd, select.POLLIN, EPOLL_ID)
+        self._armed = True
+
+    def complete(self, res: int, flags: int) -> None:
+        """The poll of the epoll descriptor has fired (or was cancelled: then it is armed again)."""
+        self._armed = False
+        self._epoll_has_events = True
+
+    # -- guest mode ----------------------------------------------------------------------------
+
+    def _wait_for_eventfd(self, timeout: float) -> list[tuple[int, int, int]]:
+        poll = select.poll()
+        poll.register(self._eventfd, select.POLLIN)
+        # poll(2) takes milliseconds: round up, or the last one is spent spinning.
+        if poll.poll(min(int(timeout * 1000) + 1, 2**31 - 1)):
+            return _RING_IS_READY
+        return []
+
+    def _drain_eventfd(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._eventfd)
+
+    def wake(self) -> None:
+        """Completions were taken out in mid-pass: a sleeping guest run must come and get them."""
+        if self._eventfd >= 0:
+            os.eventfd_write(self._eventfd, 1)
+
+    # -- what the engine calls -----------------------------------------------------------------
+
+    def make_message(self, abort: Callable[..., Any]) -> Any:
+        """What a task yields to Trio to sleep until it is rescheduled."""
+        return _Message(abort)
+
+    def current_task(self) -> Any:
+        """The running task, if it is one of this run."""
+        try:
+            task, runner = _context.task, _context.runner
+        except AttributeError:
+            raise RuntimeError("must be called from async context") from None
+        if runner is not self._runner:
+            raise RuntimeError("this handle belongs to another Trio run")
+        return task
+
+    def operation_began(self) -> None:
+        """Under a `MockClock`, time does not jump while an operation on a file is in flight."""
+        if self._clock_jumps and not self._holding_clock:
+            self._holding_clock = True
+            trio.lowlevel.spawn_system_task(self._hold_clock)
+
+    async def _hold_clock(self) -> None:
+        # The clock never jumps while a task is in wait_all_tasks_blocked.
+        wait_all_tasks_blocked = sys.modules["trio.testing"].wait_all_tasks_blocked
+        try:
+            while self.engine.bounded_in_flight:
+                await wait_all_tasks_blocked(0.001)
+        finally:
+            self._holding_clock = False
+
+
+# Identity matters: what the worker thread of a guest run returns for "enter the ring".
+_RING_IS_READY: list[tuple[int, int, int]] = [(0, 0, 0)]

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * The interface of the C core. cffi reads this file too, without its # lines: declarations only.
+ *
+ * Every function returns a negative errno on failure. Three of them mean something of our own, because
+ * io_uring never returns them: -ESHUTDOWN, the ring is closed; -EDEADLK, another thread is inside it;
+ * -EREMOTE, it belongs to another thread.
+ */
+
+#ifndef TRIO_URING_CORE_H
+#define TRIO_URING_CORE_H
+#include <stddef.h>
+#include <stdint.h>
+
+struct tu_sq_offsets {
+    uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array, resv1;
+    uint64_t user_addr;
+};
+
+struct tu_cq_offsets {
+    uint32_t head, tail, ring_mask, ring_entries, overflow, cqes, flags, resv1;
+    uint64_t user_addr;
+};
+
+struct tu_params {
+    uint32_t sq_entries, cq_entries, flags, sq_thread_cpu, sq_thread_idle, features, wq_fd;
+    uint32_t resv[3];
+    struct tu_sq_offsets sq_off;
+    struct tu_cq_offsets cq_off;
+};
+
+/* The ledger counts the SQEs in flight for each user_data: see ledger.c. */
+struct tu_ledger_entry {
+    uint64_t user_data;
+    uint64_t count;    /* 0: a free place */
+};
+
+struct tu_ledger {
+    struct tu_ledger_entry *entries;    /* NULL: this ring keeps no ledger */
+    uint32_t mask, live;
+    uint64_t *retired;    /* user_data whose last SQE ended in the CQEs copied last */
+    uint32_t retired_count, retired_max;
+    uint64_t in_flight;
+    uint64_t silent;    /* how many of these may end without a CQE */
+};
+
+struct tu_ring {
+    int32_t fd;          /* -1: closed */
+    int32_t enter_fd;    /* the index it was registered under */
+    uint32_t register_flags;
+    uint32_t busy;
+    uintptr_t owner;        /* the only thread that may use it; 0: any, one at a time */
+    uintptr_t enter_owner;  /* the thread whose index enter_fd is */
+    uint32_t setup_flags, features;
+    uint32_t sq_entries, cq_entries, sqe_bytes, cqe_bytes;
+    uint32_t flushed;      /* SQEs up to this tail were handed to the kernel */
+    uint32_t submitted;    /* how many SQEs the last enter took */
+    uint32_t entered;      /* io_uring_enter calls, wrapping */
+    uint32_t *sq_head, *sq_tail, *sq_flags, *sq_dropped, *sq_array;
+    uint32_t *cq_head, *cq_tail, *cq_overflow, *cq_flags;
+    uint8_t *cqes, *sqes;
+    void *ring_map;
+    void *sqes_map;
+    size_t ring_map_bytes, sqes_map_bytes;
+    struct tu_ledger ledger;
+};
+
+enum tu_counter {
+    TU_SQ_HEAD, TU_SQ_TAIL, TU_SQ_FLAGS, TU_SQ_DROPPED,
+    TU_CQ_HEAD, TU_CQ_TAIL, TU_CQ_FLAGS, TU_CQ_OVERFLOWED
+};
+
+/* Sets up a ring and maps it. `with_ledger` 0: the caller accounts for operations itself. */
+int tu_setup(struct tu_ring *ring, uint32_t entries, struct tu_params *params, int with_ledger);
+
+/* From now on the ring serves the calling thread only (IORING_SETUP_SINGLE_ISSUER). */
+void tu_claim(struct tu_ring *ring);
+
+/* The calling thread enters by the index that it registered the fd under; -1: by the fd again. */
+void tu_enter_by_index(struct tu_ring *ring, int32_t index);
+
+/* The thread that gets 0 has the ring for itself until tu_close or tu_end_exclusive. */
+int tu_begin_exclusive(struct tu_ring *ring);
+void tu_end_exclusive(struct tu_ring *ring);
+
+/* Unmaps and closes; needs tu_begin_exclusive, but not the owner. Never waits for operations. */
+void tu_close(struct tu_ring *ring);
+
+/* In a forked child: closes the inherited fd. The mappings are not there (MADV_DONTFORK). */
+void tu_abandon(struct tu_ring *ring);
+
+/* Acquire load of one of the shared counters; 0 to 2**32-1, or a negative errno. */
+int64_t tu_counter(struct tu_ring *ring, int which);
+
+/* Makes the SQEs before `tail` visible to the kernel. Returns all that it has not consumed. */
+int64_t tu_flush(struct tu_ring *ring, uint32_t tail);
+
+/* Raw io_uring_enter(2). timeout_ns < 0: none. */
+int tu_enter(struct tu_ring *ring, uint32_t to_submit, uint32_t min_complete, uint32_t flags,
+             int64_t timeout_ns);
+
+/* Flush, then enter if that is needed to submit or to wait. Returns the number submitted. */
+int64_t tu_submit(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr);
+
+/* Copies CQEs that are there, enters for more only if there are none. Returns the number copied. */
+int tu_copy_cqes(struct tu_ring *ring, void *out, uint32_t max, uint32_t wait_nr, int64_t timeout_ns);
+
+/* Submit, wait and copy with at most one system call. Returns the number copied; ring.submitted. */
+int tu_submit_and_copy(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr, int64_t timeout_ns,
+                       void *out, uint32_t max);
+
+/* Copies CQEs without consuming them, and consumes them without copying. */
+int tu_peek_cqes(struct tu_ring *ring, void *out, uint32_t max);
+int tu_advance(struct tu_ring *ring, uint32_t count);
+
+int tu_register(struct tu_ring *ring, uint32_t opcode, void *arg, uint32_t nr_args);
+/* io_uring_register(2) calls that need no ring have fd -1. */
+int tu_register_fd(int fd, uint32_t opcode, void *arg, uint32_t nr_args);
+
+/* After IORING_REGISTER_RESIZE_RINGS: maps the new rings in place of the old ones. */
+int tu_remap(struct tu_ring *ring, struct tu_params *params);
+
+/* Muting of a registered eventfd (IORING_CQ_EVENTFD_DISABLED). */
+int tu_set_eventfd_muted(struct tu_ring *ring, int muted);
+
+/* One more completion to come for user_data: the tag of a registered resource. */
+int tu_expect(struct tu_ring *ring, uint64_t user_data);
+
+/* Provided buffer ring: one entry at `tail + offset`, and the release store of the tail. */
+void tu_buf_ring_add(void *buf_ring, uint32_t mask, uint64_t addr, uint32_t len, uint16_t bid,
+                     uint16_t offset);
+void tu_buf_ring_advance(void *buf_ring, uint16_t count);
+/* Maps the memory that the kernel brought for one (IOU_PBUF_RING_MMAP); NULL if that fails. */
+void *tu_map_buf_ring(struct tu_ring *ring, size_t bytes, uint16_t group_id);
+
+void *tu_map_anonymous(size_t bytes);
+void tu_unmap(void *memory, size_t bytes);
+
+#endif

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The engine of the current Trio run, made when it is first asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from . import _adopted
+from ._options import RingOptions
+
+if TYPE_CHECKING:
+    from ._engine import Engine, RingStatistics
+
+_engine: trio.lowlevel.RunVar[Engine] = trio.lowlevel.RunVar("trio_uring engine")
+
+
+def current_engine() -> Engine:
+    """The engine of this run; the ring joins the run's loop at the first call.
+
+    Raises:
+        RuntimeError: not in a Trio run, or a Trio that no driver knows.
+        RingUnavailableError: io_uring cannot be used here.
+    """
+    try:
+        return _engine.get()
+    except LookupError:
+        return adopt(RingOptions())
+
+
+def adopt(options: RingOptions) -> Engine:
+    """Puts a ring into the current run's loop."""
+    runner = trio.lowlevel.current_task()._runner
+    if not _adopted.recognises(runner):
+        raise RuntimeError(f"trio_uring does not know the loop of Trio {trio.__version__}")
+    engine = _adopted.AdoptedDriver(runner, options).engine
+    _engine.set(engine)
+    return engine
+
+
+def current_statistics() -> RingStatistics:
+    """What the ring of the current run is doing.
+
+    Raises:
+        RuntimeError: not in a Trio run.
+    """
+    return current_engine().statistics()

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The openers: each reserves a slot first, then asks the kernel to fill it.
+
+A slot is given back only when the operation that names it has ended, however it ended: with an
+error, cancelled, or not submitted at all. A file that arrives although the task was cancelled
+meanwhile is returned; the cancellation is delivered at the next checkpoint.
+
+On kernels that cannot turn a slot into an ordinary descriptor (before 6.8) the file is opened as
+one and put into its slot; the handle keeps it as its companion.
+"""
+
+from __future__ import annotations
+
+import os
+import socket as stdlib_socket
+import stat
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from ._abi import AT_FDCWD
+from ._buffers import c_path
+from ._capabilities import capabilities
+from ._current import current_engine
+from ._fixed_file import FixedFile
+from ._fixed_socket import FixedSocket
+from ._prep import prep_openat, prep_openat_direct, prep_socket_direct
+from ._slots import fill_slot, reserve
+
+if TYPE_CHECKING:
+    from ._buffers import Path
+
+
+@enable_ki_protection
+async def open_direct(
+    path: Path,
+    flags: int = os.O_RDONLY,
+    mode: int = 0o666,
+    *,
+    dir_fd: int | None = None,
+    slot: int | None = None,
+    wait: bool = True,
+) -> FixedFile:
+    """Opens a file into a slot of the ring's file table: openat(2), argument for argument.
+
+    The arguments are those of `os.open`. ``O_CLOEXEC`` changes nothing: no slot survives an exec.
+    ``dir_fd`` is an ordinary descriptor. ``slot`` names one of the `RingOptions.slots_manual`.
+
+    With no free slot it waits for one, in the order of asking; ``wait=False`` raises instead. No
+    file is created or truncated before there is a slot for it.
+
+    Raises:
+        OSError: what openat(2) says; `SlotsExhausted` with ``wait=False``.
+        RingUnavailableError: io_uring or direct descriptors cannot be used here (Linux 5.15).
+    """
+    engine = current_engine()
+    pin, address = c_path(path)
+    at = AT_FDCWD if dir_fd is None else dir_fd
+    [taken] = await reserve(engine, slot=slot, wait=wait)
+    try:
+        if capabilities().install:
+            # K15: with O_CLOEXEC the kernel refuses a slot.
+            flags &= ~os.O_CLOEXEC
+            await engine.perform(prep_openat_direct, at, address, flags, mode, taken, pins=pin)
+            return FixedFile(engine, taken)
+        fd = await engine.perform(prep_openat, at, address, flags | os.O_CLOEXEC, mode, pins=pin)
+        return FixedFile(engine, taken, fill_slot(engine, taken, fd))
+    except BaseException:
+        engine.release_slot(taken)
+        raise
+
+
+@enable_ki_protection
+async def socket_direct(
+    family: int = stdlib_socket.AF_INET,
+    type: int = stdlib_socket.SOCK_STREAM,
+    proto: int = 0,
+    *,
+    slot: int | None = None,
+    wait: bool = True,
+) -> FixedSocket:
+    """Makes a socket in a slot of the ring's file table: socket(2); an operation since 5.19.
+
+    ``SOCK_NONBLOCK`` and ``SOCK_CLOEXEC`` in ``type`` change nothing. See `open_direct` for slots.
+    """
+    engine = current_engine()
+    kind = type & ~(stdlib_socket.SOCK_NONBLOCK | stdlib_socket.SOCK_CLOEXEC)
+    [taken] = await reserve(engine, slot=slot, wait=wait)
+    try:
+        if capabilities().install:
+            await engine.perform(prep_socket_direct, family, kind, proto, 0, taken)
+            companion = -1
+        else:
+            await trio.lowlevel.checkpoint()
+            fd = stdlib_socket.socket(family, kind, proto).detach()
+            os.set_blocking(fd, True)
+            companion = fill_slot(engine, taken, fd)
+        return FixedSocket(engine, taken, companion, family=family, type=kind, proto=proto)
+    except BaseException:
+        engine.release_slot(taken)
+        raise
+
+
+async def accept_direct(
+    listener: FixedSocket, *, slot: int | None = None, wait: bool = True
+) -> FixedSocket:
+    """Takes one connection from a listening socket into a slot: `FixedSocket.accept_direct`."""
+    return await listener.accept_direct(slot=slot, wait=wait)
+
+
+@enable_ki_protection
+async def pipe_direct(flags: int = 0, *, wait: bool = True) -> tuple[FixedFile, FixedFile]:
+    """Makes a pipe in two slots: pipe2(2); returns the end to read and the end to write.
+
+    ``O_CLOEXEC`` changes nothing. See `open_direct` for slots. The pipe is made by the system call
+    and then put into its slots: IORING_OP_PIPE (6.16) into slots of our choice reports wrong ones
+    on some kernels up to 6.18, and empties slot 0 when it fails.
+    """
+    engine = current_engine()
+    flags &= ~os.O_CLOEXEC
+    slots = await reserve(engine, 2, wait=wait)
+    try:
+        await trio.lowlevel.checkpoint()
+        ends = os.pipe2(flags | os.O_CLOEXEC)
+        keep = not capabilities().install
+        companions = [
+            fill_slot(engine, slot, fd, keep=keep) for slot, fd in zip(slots, ends, strict=True)
+        ]
+    except BaseException:
+        for slot in slots:
+            engine.release_slot(slot)
+        raise
+    reader, writer = (FixedFile(engine, *pair) for pair in zip(slots, companions, strict=True))
+    return reader, writer
+
+
+@enable_ki_protection
+async def register(
+    fd: Any, *, slot: int | None = None, wait: bool = True
+) -> FixedFile | FixedSocket:
+    """Puts an open file into a slot; a socket comes back as a `FixedSocket`.
+
+    ``fd`` is an ordinary descriptor, or an object with ``fileno()``. It stays open and stays the
+    caller's: the slot has a reference of its own.
+
+    Raises:
+        OSError: ``EBADF``: not open, or the descriptor of a ring.
+    """
+    number = fd if isinstance(fd, int) else fd.fileno()
+    engine = current_engine()
+    [taken] = await reserve(engine, slot=slot, wait=wait)
+    try:
+        await trio.lowlevel.checkpoint()
+        copy = os.dup(number)
+        keep = not capabilities().install
+        is_socket = stat.S_ISSOCK(os.fstat(copy).st_mode)
+        if is_socket:
+            with stdlib_socket.socket(fileno=os.dup(copy)) as sock:
+                kind = {"family": int(sock.family), "type": int(sock.type), "proto": sock.proto}
+        companion = fill_slot(engine, taken, copy, keep=keep)
+        if is_socket:
+            return FixedSocket(engine, taken, companion, **kind)
+        return FixedFile(engine, taken, companion)
+    except BaseException:
+        engine.release_slot(taken)
+        raise
+
+
+async def close_direct(file: FixedFile) -> None:
+    """Closes a handle: the same as ``await file.aclose()``."""
+    await file.aclose()

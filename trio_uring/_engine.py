@@ -1,0 +1,467 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The heart of a run: submits operations, hands completions to tasks, cancels. Knows no driver.
+
+One engine per Trio run. A driver (`_adopted`) calls `turn` once per pass of Trio's loop and gives
+the completions to `dispatch`; it also says how a task sleeps and how it is woken.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+from trio.lowlevel import enable_ki_protection
+
+from ._capabilities import require_direct_descriptors
+from ._engine_ring import EngineRing
+from ._errors import SubmissionQueueFull
+from ._file_table import FileTable
+from ._operation import (
+    EPOLL_ID,
+    IGNORED_ID,
+    INDEX_MASK,
+    OWN_IDS,
+    Ignored,
+    Operation,
+)
+from ._prep import prep_cancel, prep_nop
+from ._shared_buffers import SharedBuffers
+
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from ._options import RingOptions
+    from ._sqe import Sqe
+
+U32 = 0xFFFFFFFF
+
+# EBUSY, EAGAIN: the kernel wants completions to be taken, or has no memory now; the SQEs stay
+# queued.
+_TRY_AGAIN = frozenset({-errno.EINTR, -errno.ETIME, -errno.EBUSY, -errno.EAGAIN})
+
+# How long the end of a run waits for operations that cannot be cancelled: a disk read that began.
+DRAIN_TIMEOUT_S = 10.0
+
+
+class Driver(Protocol):
+    """What the engine needs of the loop that it is part of."""
+
+    name: str
+    submits_cancels_at_once: bool
+
+    def make_message(self, abort: Callable[..., Any]) -> Any: ...
+    def sleep(self, message: Any, /) -> Awaitable[Any]: ...
+    def current_task(self) -> Any: ...
+    def reschedule(self, task: Any, outcome: Any) -> None: ...
+    def operation_began(self) -> None: ...
+    def wake(self) -> None: ...
+
+
+@attrs.frozen(kw_only=True)
+class RingStatistics:
+    """What the ring of the current run is doing; see `current_statistics`."""
+
+    driver: str
+    """``adopted``: the ring is part of Trio's loop."""
+    operations_in_flight: int
+    """Operations prepared or submitted whose final CQE was not seen."""
+    submitted: int
+    """SQEs handed to the kernel since the ring was made, modulo 2**32."""
+    completed: int
+    """CQEs that were handled."""
+    enters: int
+    """``io_uring_enter`` system calls."""
+    queue_full_count: int
+    """Times that the submission queue was full and was submitted in mid-pass."""
+    overflow_count: int
+    """Passes that found more completions than the completion queue holds."""
+    cancels_sent: int
+    """Cancel requests submitted."""
+    late_completions: int
+    """CQEs of operations that had already ended; always 0."""
+    slots_used: int
+    """Slots of the file table that hold a file or are reserved for one."""
+    slots_free: int
+    slots_quarantined: int
+    """Slots that were closed while an operation in flight still named them."""
+    buffers_lent: int
+    """Provided buffers that hold data nobody has copied out yet."""
+
+
+class Engine:
+    """One ring, its file table, and the operations in flight."""
+
+    def __init__(self, options: RingOptions, driver: Driver) -> None:
+        self.options = options
+        self.driver = driver
+        self.make_message = driver.make_message
+        self._sleep = driver.sleep
+        self.reschedule = driver.reschedule
+        self._current_task = driver.current_task
+        self.ring = EngineRing.make(options.sq_entries, options.cq_entries)
+        self.pid = os.getpid()
+        self.closed = False
+        # Set by the driver when the loop itself broke: every wait from then on raises it.
+        self.failure: BaseException | None = None
+
+        self.records: list[Any] = [Ignored(), Ignored(EPOLL_ID)]
+        assert len(self.records) == OWN_IDS
+        self.pool: list[Operation] = []
+        # KERNEL OWNS what these records pin; if the ring cannot be drained they are kept for ever.
+        self.ring.hold("engine", self.records)
+        self._free_indices: list[int] = []
+        self._generation = 0
+        self._cancels: list[int] = []
+        # CQEs that had to be taken out in mid-pass, for the next dispatch.
+        self._stash: list[tuple[int, int, int]] = []
+        self._flushed = 0
+
+        self.in_flight = 0
+        self.bounded_in_flight = 0
+        self.completed = 0
+        self.queue_full_count = self.overflow_count = 0
+        self.cancels_sent = self.late_completions = 0
+
+        self._table: FileTable | None = None
+        # (slot, companion) of handles that were dropped without being closed: appended by __del__,
+        # which may run anywhere; emptied by the next pass.
+        self.reclaim: list[tuple[int, int]] = []
+        self.buffers: SharedBuffers | None = None
+        self._buffers_tried = False
+        self.flags = 0
+        self.files: dict[int, weakref.ref[Any]] = {}
+
+    # -- preparing -----------------------------------------------------------------------------
+
+    def begin(self, file: Any, bounded: bool) -> tuple[Operation, Sqe]:
+        """A record and an SQE for one operation of the current task.
+
+        ``file``: the handle whose slot the SQE names. ``bounded``: it ends by itself in a bounded
+        time, as on a file; a `MockClock` does not jump meanwhile.
+        """
+        if self.failure is not None:
+            raise self.failure
+        task = self._current_task()
+        sqe = self.own_sqe()
+        operation = self.pool.pop() if self.pool else self._new_record()
+        operation.task = task
+        operation.position = (self.ring.tail - 1) & U32
+        self.in_flight += 1
+        if file is not None:
+            operation.file = file
+            file.in_flight += 1
+        if bounded:
+            operation.bounded = True
+            self.bounded_in_flight += 1
+            if self.bounded_in_flight == 1:
+                self.driver.operation_began()
+        return operation, sqe
+
+    def _new_record(self) -> Operation:
+        operation = Operation(self, len(self.records))
+        self.records.append(operation)
+        return operation
+
+    def own_sqe(self) -> Sqe:
+        """An SQE for the engine, its driver, or a multishot; not tied to a task."""
+        try:
+            return self.ring.get_sqe()
+        except SubmissionQueueFull:
+            self._submit_full_queue()
+            return self.ring.get_sqe()
+
+    @enable_ki_protection
+    async def perform(
+        self,
+        prep: Callable[..., None],
+        *args: Any,
+        pins: Any = None,
+        bounded: bool = True,
+        flags: int = 0,
+    ) -> int:
+        """Awaits one operation that names no slot: ``prep(sqe, *args, user_data, flags)``.
+
+        Returns its result >= 0; raises what `Operation.unwrap` says. KERNEL OWNS ``pins`` until
+        then.
+        """
+        operation, sqe = self.begin(None, bounded)
+        operation.pins = pins
+        try:
+            prep(sqe, *args, operation.user_data, flags)
+        except BaseException:
+            self._discard(operation)
+            raise
+        result: int = (await self._sleep(operation.message)).unwrap()
+        return result
+
+    @enable_ki_protection
+    async def perform_on(
+        self,
+        file: Any,
+        prep: Callable[..., None],
+        *args: Any,
+        pins: Any = None,
+        bounded: bool = True,
+        flags: int = 0,
+    ) -> int:
+        """Awaits one operation on a handle's slot: ``prep(sqe, slot, *args, user_data, flags)``."""
+        slot = file.checked_slot()
+        operation, sqe = self.begin(file, bounded)
+        operation.pins = pins
+        try:
+            prep(sqe, slot, *args, operation.user_data, flags | 1)  # 1: SqeFlag.FIXED_FILE
+        except BaseException:
+            self._discard(operation)
+            raise
+        result: int = (await self._sleep(operation.message)).unwrap()
+        return result
+
+    def _discard(self, operation: Operation) -> None:
+        """Takes back a record whose SQE could not be written."""
+        file = operation.file
+        self.take_back(operation)
+        operation._recycle()
+        if file is not None:
+            file.operation_ended()
+
+    def take_back(self, operation: Operation) -> bool:
+        """Makes the operation's SQE a NOP, if it was not submitted yet."""
+        tail = self.ring.tail
+        if (operation.position - self._flushed) & U32 >= (
+            tail - self._flushed
+        ) & U32 or self.closed:
+            return False
+        prep_nop(self.ring.entry(operation.position), IGNORED_ID)
+        self._ended(operation)
+        return True
+
+    def _ended(self, operation: Operation) -> None:
+        self.in_flight -= 1
+        if operation.bounded:
+            self.bounded_in_flight -= 1
+
+    # -- cancelling ----------------------------------------------------------------------------
+
+    def cancel(self, record: Any) -> None:
+        """Asks the kernel to cancel; only the operation's own final CQE says whether it did."""
+        if self.closed:
+            return
+        self._cancels.append(record.user_data)
+        if self.driver.submits_cancels_at_once:
+            self.flush_now()
+
+    def cancel_operations_of(self, file: Any) -> None:
+        """For a handle that is being closed: its waiters get `trio.ClosedResourceError`."""
+        for record in self.records:
+            held = getattr(record, "file", None)
+            if held is not file and file not in getattr(held, "members", ()):
+                continue
+            record.closing = True
+            if isinstance(record, Operation) and self.take_back(record):
+                self.in_flight += 1  # complete() counts it down again
+                self.bounded_in_flight += record.bounded
+                record.complete(-errno.ECANCELED, 0)
+            else:
+                self.cancel(record)
+
+    def _write_cancels(self) -> None:
+        while self._cancels:
+            user_data = self._cancels.pop()
+            if self.records[user_data & INDEX_MASK].user_data != user_data:
+                continue  # it has ended meanwhile
+            prep_cancel(self.own_sqe(), user_data, 0, IGNORED_ID)
+            self.cancels_sent += 1
+
+    # -- one pass ------------------------------------------------------------------------------
+
+    def turn(self, timeout_ns: int) -> list[tuple[int, int, int]]:
+        """Submits what is prepared and returns completions, waiting ``timeout_ns`` for the first.
+
+        One system call at the most. An empty list: the time is over.
+        """
+        if self._cancels:
+            self._write_cancels()
+        buffers = self.buffers
+        if buffers is not None and buffers.has_returned:
+            buffers.give_back()
+        if self.reclaim:
+            self.reclaim_dropped()
+        deadline = 0
+        if timeout_ns:
+            if self._stash:
+                timeout_ns = 0
+            else:
+                deadline = time.monotonic_ns() + timeout_ns
+        while True:
+            count = self.ring.turn(1 if timeout_ns else 0, timeout_ns)
+            self._flushed = self.ring.tail
+            if count > 0:
+                self.overflow_count += count == self.ring.cq_entries
+                break
+            if count < 0 and count not in _TRY_AGAIN:
+                self.ring.check(count, "io_uring_enter")
+            # io_uring_enter hides ETIME and EINTR once it has submitted something: ask the clock.
+            if not timeout_ns or (timeout_ns := deadline - time.monotonic_ns()) <= 0:
+                break
+        cqes = self.ring.turned(count)
+        if self._stash:
+            cqes, self._stash = self._stash + cqes, []
+        return cqes
+
+    def dispatch(self, cqes: Iterable[tuple[int, int, int]]) -> None:
+        """Hands each completion to its record."""
+        records = self.records
+        for user_data, res, flags in cqes:
+            record = records[user_data & INDEX_MASK]
+            self.completed += 1
+            if record.user_data == user_data:
+                record.complete(res, flags)
+            else:
+                self.late_completions += 1
+
+    def flush_now(self) -> None:
+        """Submits what is prepared, cancels included, and lets the kernel work it off.
+
+        A cancelled operation lets go of its file only when its completion is worked off.
+        """
+        self._write_cancels()
+        self._take_out()
+
+    def _submit_full_queue(self) -> None:
+        self.queue_full_count += 1
+        for _ in range(3):
+            self._take_out()
+            if not self.ring.is_full():
+                return
+        raise SubmissionQueueFull("the kernel takes no submissions")
+
+    def _take_out(self) -> None:
+        count = self.ring.work_off()
+        self._flushed = self.ring.tail
+        if count < 0 and count not in _TRY_AGAIN:
+            self.ring.check(count, "io_uring_enter")
+        self._stash += self.ring.turned(count)
+        if self._stash:
+            self.driver.wake()
+
+    # -- slots ---------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> FileTable:
+        """The file table; registered when it is first needed."""
+        if self._table is None:
+            require_direct_descriptors()
+            self._table = FileTable(self._register_table(), self.options.slots_manual)
+        return self._table
+
+    def _register_table(self) -> int:
+        slots_max = self.options.slots_max
+        try:
+            self.ring.register_files_sparse(slots_max)
+        except OSError as exc:
+            # A table may not be larger than the soft RLIMIT_NOFILE; 5.15 has a limit of 32768 too.
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            smaller = min(soft, 32768)
+            if exc.errno != errno.EMFILE or smaller >= slots_max:
+                raise
+            self.ring.register_files_sparse(smaller)
+            return smaller
+        return slots_max
+
+    def release_slot(self, slot: int) -> None:
+        """A slot was reserved and nothing is in it; the operation that was to fill it has ended."""
+        if not self.closed:
+            self.table.release(slot)
+
+    def empty_slot(self, slot: int) -> None:
+        """Empties a slot at once, without an SQE; operations in flight keep the file."""
+        self.ring.register_files_update(slot, [-1])
+
+    def reclaim_dropped(self) -> None:
+        """Empties the slots of handles that nobody closed."""
+        while self.reclaim:
+            slot, companion = self.reclaim.pop()
+            self.files.pop(slot, None)
+            if companion >= 0:
+                os.close(companion)
+            self.empty_slot(slot)
+            self.table.release(slot)
+
+    # -- shared receive buffers ----------------------------------------------------------------
+
+    def shared_buffers(self) -> SharedBuffers | None:
+        """The provided buffers of this run; None on kernels without buffer rings (5.19)."""
+        if not self._buffers_tried:
+            self._buffers_tried = True
+            options = self.options
+            try:
+                self.buffers = SharedBuffers(
+                    self.ring, options.recv_buffers, options.recv_buffer_bytes
+                )
+            except OSError as exc:
+                if exc.errno != errno.EINVAL:
+                    raise
+        return self.buffers
+
+    def return_buffer(self, flags: int) -> None:
+        """A completion took a buffer and has nothing in it."""
+        if self.buffers is not None:
+            self.buffers.take(flags, 0)
+
+    # -- records that are no single operation --------------------------------------------------
+
+    def add_record(self, record: Any) -> None:
+        """Gives a multishot or its like an index and a ``user_data``."""
+        if self._free_indices:
+            index = self._free_indices.pop()
+            self.records[index] = record
+        else:
+            index = len(self.records)
+            self.records.append(record)
+        self._generation = (self._generation + 1) & 0x7FFF_FFFF
+        record.user_data = (self._generation << 32) | index
+
+    def remove_record(self, record: Any) -> None:
+        """Its final CQE was seen, and there will be no further one."""
+        index = record.user_data & INDEX_MASK
+        self.records[index] = self.records[IGNORED_ID]
+        self._free_indices.append(index)
+        record.user_data = IGNORED_ID
+
+    # -- end -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """The run ends: closes what is open, cancels what is in flight, closes the ring."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.pid == os.getpid():
+            self.reclaim_dropped()
+            for reference in list(self.files.values()):
+                if (file := reference()) is not None:
+                    file.abandoned_by_run()
+        self.ring.close(DRAIN_TIMEOUT_S)
+
+    def statistics(self) -> RingStatistics:
+        """See `current_statistics`."""
+        table = self._table
+        return RingStatistics(
+            driver=self.driver.name,
+            operations_in_flight=self.in_flight,
+            submitted=self._flushed,
+            completed=self.completed,
+            enters=self.ring.enters,
+            queue_full_count=self.queue_full_count,
+            overflow_count=self.overflow_count,
+            cancels_sent=self.cancels_sent,
+            late_completions=self.late_completions,
+            slots_used=table.used_count if table else 0,
+            slots_free=table.free_count if table else self.options.slots_max,
+            slots_quarantined=table.quarantined_count if table else 0,
+            buffers_lent=self.buffers.lent if self.buffers else 0,
+        )

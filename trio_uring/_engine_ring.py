@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The ring as the engine uses it: one C call per pass of the loop, completions as plain tuples."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from ._abi import EnterFlag, SetupFlag
+from ._lib import lib
+from ._queue import U32
+from ._ring import Ring
+
+if TYPE_CHECKING:
+    from ._sqe import Sqe
+
+# Tried in this order; EINVAL means that the kernel knows fewer. DEFER_TASKRUN: completions are
+# worked off when we enter, not whenever they come. TASKRUN_FLAG: the kernel says when there are
+# some. SUBMIT_ALL: one bad SQE does not hold up those behind it.
+_BASE = SetupFlag.TASKRUN_FLAG | SetupFlag.SUBMIT_ALL
+SETUP_LADDER = (
+    _BASE | SetupFlag.SINGLE_ISSUER | SetupFlag.DEFER_TASKRUN | SetupFlag.NO_SQARRAY,
+    _BASE | SetupFlag.SINGLE_ISSUER | SetupFlag.DEFER_TASKRUN,
+    _BASE | SetupFlag.COOP_TASKRUN,
+    SetupFlag(0),
+)
+
+
+class EngineRing(Ring):
+    """A ring whose operations are accounted for by an engine, not by pins."""
+
+    @classmethod
+    def make(cls, sq_entries: int, cq_entries: int) -> EngineRing:
+        """A ring with the best flags that the kernel knows."""
+        for flags in SETUP_LADDER:
+            try:
+                return cls(sq_entries, flags, cq_entries=cq_entries)
+            except OSError as exc:
+                if exc.errno != errno.EINVAL or not flags:
+                    raise
+        raise AssertionError("unreachable")
+
+    def hold(self, name: str, obj: object) -> None:
+        """KERNEL OWNS memory of ``obj`` while anything is in flight; kept past close if need be."""
+        self._held[name] = obj
+
+    @property
+    def tail(self) -> int:
+        """Position of the next SQE; a free-running u32."""
+        return self._tail
+
+    def entry(self, position: int) -> Sqe:
+        """The SQE at a position that was not submitted yet."""
+        return self._entries[position & self._mask]
+
+    def turn(self, wait_nr: int, timeout_ns: int) -> int:
+        """Submits, waits and copies completions, with one system call at the most.
+
+        Returns how many completions `turned` has, or a negative errno.
+        """
+        return lib.tu_submit_and_copy(
+            self._ring, self._tail, wait_nr, timeout_ns, self._copied, self._copy_max
+        )
+
+    def work_off(self) -> int:
+        """Submits, and enters so that the kernel works off what it has deferred; else as `turn`."""
+        pending = lib.tu_flush(self._ring, self._tail)
+        if pending < 0:
+            return pending
+        rc = lib.tu_enter(self._ring, pending, 0, EnterFlag.GETEVENTS, -1)
+        if rc < 0:
+            return rc
+        return lib.tu_copy_cqes(self._ring, self._copied, self._copy_max, 0, -1)
+
+    def turned(self, count: int) -> list[tuple[int, int, int]]:
+        """The completions of the last turn: user_data, res, flags."""
+        if count <= 0:
+            return []
+        return list(self._cqe_struct.iter_unpack(self._copied_view[: count * 16]))
+
+    def is_full(self) -> bool:
+        """No SQE is free."""
+        return (self._tail - lib.tu_counter(self._ring, lib.TU_SQ_HEAD)) & U32 >= self._mask + 1
+
+    @property
+    def enters(self) -> int:
+        """``io_uring_enter`` calls so far, modulo 2**32."""
+        return int(self._ring.entered)
+
+    @property
+    def cq_entries(self) -> int:
+        """Size of the completion queue."""
+        return int(self._ring.cq_entries)
+
+    def check(self, code: int, what: str) -> int:
+        """Raises what a negative errno means."""
+        return self._check(code, what)

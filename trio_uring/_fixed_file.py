@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""`FixedFile`: a handle on a direct descriptor.
+
+Closing. The slot number leaves the handle when closing starts, so that no later call can name it.
+The operations in flight on it are cancelled and waited for: closing a slot stops nothing, an
+operation keeps the file and would go on taking data; and the kernel looks up the slot of some
+operations late, so that a slot must not be used again while any SQE names it. Then the slot is
+emptied by a close operation. A close that is itself cancelled empties the slot at once, without an
+SQE (`Engine.empty_slot`), and the slot stays in quarantine until the last operation that names it
+has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._abi import Op
+from ._buffers import TRANSFER_BYTES_MAX, c_string, iovecs, readable, writable
+from ._capabilities import capabilities
+from ._lib import address_of, ffi
+from ._prep import (
+    prep_close_direct,
+    prep_fadvise,
+    prep_fallocate,
+    prep_fgetxattr,
+    prep_fixed_fd_install,
+    prep_fsetxattr,
+    prep_fsync,
+    prep_ftruncate,
+    prep_poll_add,
+    prep_read,
+    prep_readv,
+    prep_splice,
+    prep_statx,
+    prep_sync_file_range,
+    prep_write,
+    prep_writev,
+)
+from ._structs import Statx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from typing_extensions import Self
+
+    from ._buffers import ReadableBuffer, WritableBuffer
+    from ._engine import Engine
+    from ._scope import FileScope
+
+# The kernel's own file position: what pipes, terminals and sockets need, having none.
+_POSITION = 0xFFFF_FFFF_FFFF_FFFF
+_SPLICE_FD_IN_FIXED = 1 << 31
+_AT_EMPTY_PATH = 0x1000
+_STATX_BASIC_STATS = 0x7FF
+_DATASYNC = 1
+
+# Uninitialised memory for reads; only what the kernel wrote is ever looked at.
+new_buffer = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+class FixedFile(trio.abc.AsyncResource):
+    """A file in the ring's table: a direct descriptor.
+
+    Comes from `open_direct`, `pipe_direct`, `register` and their like. It has no ordinary
+    descriptor (`install_fd` makes one) and belongs to the Trio run that opened it. Each method is
+    one operation of io_uring: a checkpoint that either happened, and then returns its result even
+    if it was cancelled meanwhile, or raises `trio.Cancelled` and had no effect.
+
+    Raises:
+        trio.ClosedResourceError: the handle is closed, or another task closes it meanwhile.
+        OSError: what the kernel refuses.
+        RuntimeError: used in another Trio run, or outside of one.
+    """
+
+    def __init__(self, engine: Engine, slot: int, companion: int = -1) -> None:
+        # Private: the openers are the only way to get one.
+        self._slot = slot
+        self._companion = companion
+        self._engine = engine
+        self.in_flight = 0
+        self._owner: FileScope | None = None
+        self._drained: trio.Event | None = None
+        self._closed: trio.Event | None = None
+        self._quarantined = -1
+        self._opened_at = _caller()
+        engine.files[slot] = weakref.ref(self)
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def slot(self) -> int:
+        """Index in the ring's file table; -1 from the moment that closing starts."""
+        return self._slot
+
+    @property
+    def closed(self) -> bool:
+        """Closing has started, or is over."""
+        return self._slot < 0
+
+    def checked_slot(self) -> int:
+        """The slot, for an SQE.
+
+        Raises:
+            trio.ClosedResourceError: closing has started.
+        """
+        slot = self._slot
+        if slot < 0:
+            raise trio.ClosedResourceError(f"this {type(self).__name__} is closed")
+        return slot
+
+    def operation_ended(self) -> None:
+        """The engine's word that the final CQE of an operation on this slot was seen."""
+        self.in_flight -= 1
+        if self.in_flight:
+            return
+        if self._drained is not None:
+            self._drained.set()
+        if self._quarantined >= 0:
+            slot, self._quarantined = self._quarantined, -1
+            self._engine.table.release(slot)
+
+    def __repr__(self) -> str:
+        state = f"slot={self._slot}" if self._slot >= 0 else "closed"
+        return f"<{type(self).__name__} {state}>"
+
+    # -- close ---------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Closes the file: ``close_direct``.
+
+        Operations in flight on it are cancelled and raise `trio.ClosedResourceError` in their
+        tasks. Closing twice does nothing. If this is cancelled the file is closed all the same.
+        """
+        if self._slot < 0:
+            if self._closed is not None:
+                await self._closed.wait()
+            await trio.lowlevel.checkpoint()
+            return
+        engine = self._engine
+        slot = self._start_closing()
+        self._closed = trio.Event()
+        try:
+            if self.in_flight:
+                self._drained = trio.Event()
+                engine.cancel_operations_of(self)
+                await self._drained.wait()
+            await engine.perform(prep_close_direct, slot)
+        except BaseException:
+            self._empty_at_once(slot)
+            raise
+        finally:
+            self._closed.set()
+        engine.table.release(slot)
+
+    def _start_closing(self) -> int:
+        slot, self._slot = self._slot, -1
+        companion, self._companion = self._companion, -1
+        if companion >= 0:
+            os.close(companion)
+        self._engine.files.pop(slot, None)
+        if self._owner is not None:
+            self._owner.forget(self)
+        return slot
+
+    def _empty_at_once(self, slot: int) -> None:
+        engine = self._engine
+        if engine.closed:
+            return
+        if self.in_flight:
+            # The cancelled operations let go of the file now: its port can be bound again at once.
+            engine.flush_now()
+        engine.empty_slot(slot)
+        if self.in_flight:
+            self._quarantined = slot
+            engine.table.quarantine(slot)
+        else:
+            engine.table.release(slot)
+
+    def abandoned_by_run(self) -> None:
+        """The run is over and its ring closes, and the table with it."""
+        warnings.warn(
+            f"{self!r} opened at {self._opened_at} was still open when its run ended",
+            ResourceWarning,
+            stacklevel=2,
+            source=self,
+        )
+        self._start_closing()
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        # May run anywhere, in any thread, at interpreter exit: never touches the ring.
+        slot = getattr(self, "_slot", -1)
+        if slot < 0 or self._engine.closed:
+            return
+        self._engine.reclaim.append((slot, self._companion))
+        self._slot = -1
+        _warn(
+            f"unclosed {type(self).__name__} (slot {slot}) opened at {self._opened_at}",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
+    async def move_to(self, scope: FileScope) -> Self:
+        """Gives the file to another scope; the one that owned it forgets it at once."""
+        await scope.adopt(self)
+        return self
+
+    # -- read and write ------------------------------------------------------------------------
+
+    async def read_at(self, nbytes: int, offset: int) -> bytes:
+        """Up to ``nbytes`` bytes from ``offset`` on; ``b""`` at the end of the file. pread(2)."""
+        nbytes = _length(nbytes)
+        buffer: Any = new_buffer("char[]", nbytes)
+        count = await self._engine.perform_on(
+            self, prep_read, address_of(buffer), nbytes, offset, pins=buffer
+        )
+        return ffi.unpack(buffer, count)  # type: ignore[return-value]
+
+    async def readinto_at(self, buffer: WritableBuffer, offset: int) -> int:
+        """Fills ``buffer`` from ``offset`` on; returns the number of bytes read, 0 at the end.
+
+        The buffer is locked meanwhile, and may be written to even if this raises.
+        """
+        pin, address, nbytes = writable(buffer)
+        return await self._engine.perform_on(
+            self, prep_read, address, _length(nbytes), offset, pins=pin
+        )
+
+    async def write_at(self, data: ReadableBuffer, offset: int) -> int:
+        """Writes at ``offset``; returns how many bytes were written, maybe fewer. pwrite(2)."""
+        pin, address, nbytes = readable(data)
+        return await self._engine.perform_on(
+            self, prep_write, address, _length(nbytes), offset, pins=pin
+        )
+
+    async def readv_at(self, buffers: Iterable[WritableBuffer], offset: int) -> int:
+        """`readinto_at` into several buffers, one after the other. preadv(2)."""
+        pins, address, count = iovecs(buffers, to_kernel=False)
+        return await self._engine.perform_on(self, prep_readv, address, count, offset, pins=pins)
+
+    async def writev_at(self, buffers: Iterable[ReadableBuffer], offset: int) -> int:
+        """`write_at` from several buffers, one after the other. pwritev(2)."""
+        pins, address, count = iovecs(buffers, to_kernel=True)
+        return await self._engine.perform_on(self, prep_writev, address, count, offset, pins=pins)
+
+    async def read(self, nbytes: int) -> bytes:
+        """Up to ``nbytes`` bytes; waits for the first. For pipes, terminals, sockets.
+
+        On a file it reads at the position that the kernel keeps, which all users of the slot share.
+        """
+        nbytes = _length(nbytes)
+        buffer: Any = new_buffer("char[]", nbytes)
+        count = await self._engine.perform_on(
+            self, prep_read, address_of(buffer), nbytes, _POSITION, pins=buffer, bounded=False
+        )
+        return ffi.unpack(buffer, count)  # type: ignore[return-value]
+
+    async def readinto(self, buffer: WritableBuffer) -> int:
+        """`read` into ``buffer``; returns the number of bytes read."""
+        pin, address, nbytes = writable(buffer)
+        return await self._engine.perform_on(
+            self, prep_read, address, _length(nbytes), _POSITION, pins=pin, bounded=False
+        )
+
+    async def write(self, data: ReadableBuffer) -> int:
+        """Writes at the kernel's position; returns how many bytes were written, maybe fewer."""
+        pin, address, nbytes = readable(data)
+        return await self._engine.perform_on(
+            self, prep_write, address, _length(nbytes), _POSITION, pins=pin, bounded=False
+        )
+
+    # -- the file ------------------------------------------------------------------------------
+
+    async def fsync(self) -> None:
+        """Returns when data and metadata are on the disk. fsync(2)."""
+        await self._engine.perform_on(self, prep_fsync, 0)
+
+    async def fdatasync(self) -> None:
+        """Returns when the data are on the disk. fdatasync(2)."""
+        await self._engine.perform_on(self, prep_fsync, _DATASYNC)
+
+    async def truncate(self, length: int) -> None:
+        """Makes the file ``length`` bytes long. ftruncate(2); an operation since 6.9."""
+        if Op.FTRUNCATE in capabilities().ops:
+            await self._engine.perform_on(self, prep_ftruncate, length)
+            return
+        async with self.ordinary_fd() as fd:
+            os.ftruncate(fd, length)
+
+    async def allocate(self, offset: int, length: int, mode: int = 0) -> None:
+        """Reserves room on the disk, or what ``mode`` says. fallocate(2)."""
+        await self._engine.perform_on(self, prep_fallocate, mode, offset, length)
+
+    async def advise(self, offset: int, length: int, advice: int) -> None:
+        """Says how the file will be read: ``os.POSIX_FADV_*``. posix_fadvise(2)."""
+        await self._engine.perform_on(self, prep_fadvise, offset, length, advice)
+
+    async def sync_range(self, offset: int, nbytes: int, flags: int) -> None:
+        """Writes a part of the file to the disk. sync_file_range(2)."""
+        await self._engine.perform_on(self, prep_sync_file_range, nbytes, offset, flags)
+
+    async def stat(self) -> os.stat_result:
+        """The status of the file. statx(2), which takes no slot: through an ordinary descriptor."""
+        result = Statx()
+        pin, path = c_string(b"")
+        async with self.ordinary_fd() as fd:
+            await self._engine.perform(
+                prep_statx,
+                fd,
+                path,
+                _AT_EMPTY_PATH,
+                _STATX_BASIC_STATS,
+                result.pointer,
+                pins=(pin, result),
+            )
+        return _stat_result(result)
+
+    async def getxattr(self, name: str | bytes) -> bytes:
+        """The value of an extended attribute. fgetxattr(2); 5.19."""
+        pin, name_address = c_string(name)
+        while True:
+            size = await self._engine.perform_on(self, prep_fgetxattr, name_address, 0, 0, pins=pin)
+            value: Any = new_buffer("char[]", max(size, 1))
+            try:
+                size = await self._engine.perform_on(
+                    self, prep_fgetxattr, name_address, address_of(value), size, pins=(pin, value)
+                )
+            except OSError as exc:
+                if exc.errno != 34:  # ERANGE: it has grown since it was asked for its size
+                    raise
+            else:
+                return ffi.unpack(value, size)  # type: ignore[return-value]
+
+    async def setxattr(self, name: str | bytes, value: ReadableBuffer, flags: int = 0) -> None:
+        """Sets an extended attribute; ``flags`` as in `os.setxattr`. fsetxattr(2); 5.19."""
+        pin, name_address = c_string(name)
+        value_pin, address, nbytes = readable(value)
+        await self._engine.perform_on(
+            self, prep_fsetxattr, name_address, address, flags, nbytes, pins=(pin, value_pin)
+        )
+
+    async def splice_to(
+        self,
+        target: FixedFile,
+        nbytes: int,
+        offset: int | None = None,
+        target_offset: int | None = None,
+        flags: int = 0,
+    ) -> int:
+        """Moves up to ``nbytes`` bytes to another handle without copying; one of both is a pipe.
+
+        ``offset`` and ``target_offset`` must be None for a pipe. Returns how many bytes moved, 0 at
+        the end. splice(2).
+        """
+        return await self._engine.perform_on(
+            _Pair(target, self),
+            _prep_splice_from,
+            self.checked_slot(),
+            _POSITION if offset is None else offset,
+            _POSITION if target_offset is None else target_offset,
+            _length(nbytes),
+            flags | _SPLICE_FD_IN_FIXED,
+            bounded=False,
+        )
+
+    async def poll(self, events: int) -> int:
+        """Waits until one of ``events`` (``select.POLL*``) is there; returns those that are."""
+        return await self._engine.perform_on(self, prep_poll_add, events, bounded=False)
+
+    # -- ordinary descriptors ------------------------------------------------------------------
+
+    async def install_fd(self) -> int:
+        """A new ordinary, close-on-exec descriptor of the same file, which the caller closes.
+
+        ``FIXED_FD_INSTALL`` (6.8); before it, a duplicate of the handle's companion.
+        """
+        if self._companion >= 0:
+            self.checked_slot()
+            await trio.lowlevel.checkpoint()
+            return os.dup(self._companion)
+        return await self._engine.perform_on(self, _prep_install)
+
+    def ordinary_fd(self) -> _OrdinaryFd:
+        """``async with``: an ordinary descriptor of the file, for the length of the block."""
+        return _OrdinaryFd(self)
+
+
+class _OrdinaryFd:
+    def __init__(self, file: FixedFile) -> None:
+        self._file = file
+        self._installed = -1
+
+    async def __aenter__(self) -> int:
+        file = self._file
+        if file._companion >= 0:
+            file.checked_slot()
+            await trio.lowlevel.checkpoint()
+            return file._companion
+        self._installed = await file.install_fd()
+        return self._installed
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._installed >= 0:
+            os.close(self._installed)
+
+
+def _prep_install(sqe: Any, slot: int, user_data: int, sqe_flags: int) -> None:
+    prep_fixed_fd_install(sqe, slot, 0, user_data, sqe_flags)
+
+
+def _prep_splice_from(
+    sqe: Any,
+    slot: int,
+    source: int,
+    offset: int,
+    target_offset: int,
+    nbytes: int,
+    flags: int,
+    user_data: int,
+    sqe_flags: int,
+) -> None:
+    prep_splice(sqe, source, offset, slot, target_offset, nbytes, flags, user_data, sqe_flags)
+
+
+class _Pair:
+    """The two handles of one SQE: both count it, and closing either cancels it."""
+
+    def __init__(self, target: FixedFile, source: FixedFile) -> None:
+        self.members = (target, source)
+
+    def checked_slot(self) -> int:
+        return self.members[0].checked_slot()
+
+    @property
+    def in_flight(self) -> int:
+        return 0
+
+    @in_flight.setter
+    def in_flight(self, one: int) -> None:
+        for file in self.members:
+            file.in_flight += one
+
+    def operation_ended(self) -> None:
+        for file in self.members:
+            file.operation_ended()
+
+
+def _stat_result(statx: Statx) -> os.stat_result:
+    times_ns = (statx.stx_atime_ns, statx.stx_mtime_ns, statx.stx_ctime_ns)
+    names = ("atime", "mtime", "ctime")
+    sequence = (
+        statx.stx_mode,
+        statx.stx_ino,
+        os.makedev(statx.stx_dev_major, statx.stx_dev_minor),
+        statx.stx_nlink,
+        statx.stx_uid,
+        statx.stx_gid,
+        statx.stx_size,
+        *(time_ns // 1_000_000_000 for time_ns in times_ns),
+    )
+    named: dict[str, float] = {
+        "st_blksize": statx.stx_blksize,
+        "st_blocks": statx.stx_blocks,
+        "st_rdev": os.makedev(statx.stx_rdev_major, statx.stx_rdev_minor),
+    }
+    for name, time_ns in zip(names, times_ns, strict=True):
+        named[f"st_{name}_ns"] = time_ns
+        named[f"st_{name}"] = time_ns / 1e9
+    return os.stat_result(sequence, named)
+
+
+def _length(nbytes: int) -> int:
+    if nbytes < 0:
+        raise ValueError("a number of bytes must not be negative")
+    return min(nbytes, TRANSFER_BYTES_MAX)
+
+
+def _caller() -> str:
+    """Where the code outside of this package is that is opening a handle."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        "trio_uring."
+    ):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

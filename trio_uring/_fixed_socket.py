@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""`FixedSocket`: a handle on a socket in the ring's table."""
+
+from __future__ import annotations
+
+import errno
+import socket as stdlib_socket
+from collections import deque
+from socket import SOCK_CLOEXEC
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from ._abi import Op
+from ._accept import AcceptedConnections
+from ._buffers import readable, writable
+from ._capabilities import capabilities
+from ._fixed_file import FixedFile, _length, new_buffer
+from ._lib import address_of, ffi
+from ._msghdr import Msghdr
+from ._prep import (
+    prep_accept,
+    prep_accept_direct,
+    prep_bind,
+    prep_cmd_sock,
+    prep_connect,
+    prep_listen,
+    prep_recv,
+    prep_recvmsg,
+    prep_send,
+    prep_send_zc,
+    prep_sendmsg,
+    prep_shutdown,
+)
+from ._recv_multishot import ReceivedData
+from ._slots import fill_slot, reserve
+from ._sockaddr import SockAddr
+from ._structs import int_array
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._buffers import ReadableBuffer, WritableBuffer
+    from ._engine import Engine
+
+_BUFFER_SELECT = 1 << 5
+_F_BUFFER = 1
+_SETSOCKOPT = 3
+# The connection is gone; a later receive would answer 0, which looks like an orderly end.
+_BROKEN = frozenset(
+    {errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN}
+)
+_STREAMS = (stdlib_socket.SOCK_STREAM, stdlib_socket.SOCK_SEQPACKET)
+
+
+class FixedSocket(FixedFile):
+    """A socket in the ring's table; from `socket_direct`, `accept_direct` or `register`.
+
+    The methods are those of `trio.socket.SocketType`, with the arguments of the standard library's.
+    All that ask the kernel are async. It has no ordinary descriptor: what the kernel cannot do on a
+    slot is done through a temporary one.
+
+    Raises:
+        trio.BrokenResourceError: the connection is gone; so says every later call.
+        trio.BusyResourceError: another task is receiving (or sending) on this socket.
+    """
+
+    def __init__(
+        self, engine: Engine, slot: int, companion: int = -1, *, family: int, type: int, proto: int
+    ) -> None:
+        super().__init__(engine, slot, companion)
+        self.family = stdlib_socket.AddressFamily(family)
+        self.type = stdlib_socket.SocketKind(type)
+        self.proto = proto
+        self.backlog = 0
+        self._receiving = False
+        self._sending = False
+        self._broken: OSError | None = None
+        # Bytes that a multishot receive had taken when it was ended.
+        self.received: deque[bytes] = deque()
+
+    def _check_broken(self) -> None:
+        if self._broken is not None:
+            raise trio.BrokenResourceError("the connection is broken") from self._broken
+
+    def _failed(self, exc: OSError) -> None:
+        """Remembers a lost connection; called in the except block of ``exc``."""
+        if exc.errno in _BROKEN and self.type in _STREAMS:
+            if exc.errno not in (errno.ENOTCONN, errno.ESHUTDOWN):
+                self._broken = exc
+            raise trio.BrokenResourceError(f"the connection is broken: {exc}") from exc
+        raise exc
+
+    # -- set-up --------------------------------------------------------------------------------
+
+    async def bind(self, address: Any) -> None:
+        """Gives the socket a local address. bind(2); an operation since 6.11."""
+        where = await self._resolve(address, passive=True)
+        if Op.BIND in capabilities().ops and self._companion < 0:
+            await self._engine.perform_on(self, prep_bind, where.pointer, where.length, pins=where)
+            return
+        async with self.ordinary_fd() as fd:
+            with self._python_socket(fd) as sock:
+                sock.bind(where.address)
+
+    async def listen(self, backlog: int | None = None) -> None:
+        """Lets clients connect; at most ``backlog`` wait to be accepted. listen(2); 6.11."""
+        # As trio.open_tcp_listeners: None is as many as the kernel allows.
+        backlog = 0xFFFF if backlog is None else min(backlog, 0xFFFF)
+        if Op.LISTEN in capabilities().ops and self._companion < 0:
+            await self._engine.perform_on(self, prep_listen, backlog)
+        else:
+            async with self.ordinary_fd() as fd:
+                with self._python_socket(fd) as sock:
+                    sock.listen(backlog)
+        self.backlog = backlog
+
+    async def connect(self, address: Any) -> None:
+        """Connects to ``address``; a host name is looked up. connect(2).
+
+        A socket whose connect was cancelled is of no use any more, and is closed.
+        """
+        where = await self._resolve(address)
+        try:
+            await self._engine.perform_on(
+                self, prep_connect, where.pointer, where.length, pins=where, bounded=False
+            )
+        except trio.Cancelled:
+            await trio.aclose_forcefully(self)
+            raise
+
+    async def _resolve(self, address: Any, *, passive: bool = False) -> SockAddr:
+        if isinstance(address, SockAddr):
+            return address
+        if self.family not in (stdlib_socket.AF_INET, stdlib_socket.AF_INET6):
+            return SockAddr.of(address, self.family)
+        try:
+            return SockAddr.of(address, self.family)
+        except (ValueError, TypeError):
+            if not isinstance(address, tuple) or not 2 <= len(address) <= 4:
+                raise
+        host = {"": None, "<broadcast>": "255.255.255.255"}.get(address[0], address[0])
+        found = await trio.socket.getaddrinfo(
+            host,
+            address[1],
+            self.family,
+            self.type,
+            self.proto,
+            stdlib_socket.AI_PASSIVE if passive or host is None else 0,
+        )
+        resolved = found[0][4]
+        return SockAddr.of((*resolved[:2], *address[2:]), self.family)
+
+    def _python_socket(self, fd: int) -> _BorrowedSocket:
+        return _BorrowedSocket(self.family, self.type, self.proto, fd)
+
+    async def setsockopt(
+        self,
+        level: int,
+        optname: int,
+        value: int | ReadableBuffer | None,
+        optlen: int | None = None,
+    ) -> None:
+        """As `socket.socket.setsockopt`; an operation since 6.7."""
+        if self._companion >= 0 or value is None:
+            async with self.ordinary_fd() as fd:
+                with self._python_socket(fd) as sock:
+                    if value is None:
+                        sock.setsockopt(level, optname, None, optlen or 0)
+                    else:
+                        sock.setsockopt(level, optname, value)  # type: ignore[arg-type]
+            return
+        if isinstance(value, int):
+            pin, address, count = int_array([value])
+            nbytes = 4 * count
+        else:
+            pin, address, nbytes = readable(value)
+        await self._engine.perform_on(
+            self, _prep_sockopt, level, optname, address, nbytes, pins=pin
+        )
+
+    async def getsockopt(self, level: int, optname: int, buflen: int = 0) -> int | bytes:
+        """As `socket.socket.getsockopt`. The ring knows too few options."""
+        async with self.ordinary_fd() as fd:
+            with self._python_socket(fd) as sock:
+                return (
+                    sock.getsockopt(level, optname, buflen)
+                    if buflen
+                    else sock.getsockopt(level, optname)
+                )
+
+    async def getsockname(self) -> Any:
+        """The local address, as `socket.socket.getsockname` has it."""
+        async with self.ordinary_fd() as fd:
+            with self._python_socket(fd) as sock:
+                return sock.getsockname()
+
+    async def getpeername(self) -> Any:
+        """The remote address, as `socket.socket.getpeername` has it."""
+        async with self.ordinary_fd() as fd:
+            with self._python_socket(fd) as sock:
+                return sock.getpeername()
+
+    @enable_ki_protection
+    async def accept_direct(self, *, slot: int | None = None, wait: bool = True) -> FixedSocket:
+        """Takes one connection from this listener into a slot: accept(2).
+
+        The slot is reserved before the kernel is asked: with no free slot the client waits in the
+        backlog, and no connection is taken and dropped. See `open_direct` for slots.
+        """
+        engine = self._engine
+        self.checked_slot()
+        [taken] = await reserve(engine, slot=slot, wait=wait)
+        try:
+            if capabilities().install:
+                await engine.perform_on(self, prep_accept_direct, 0, 0, 0, taken, bounded=False)
+                return self.accepted(taken)
+            fd = await engine.perform_on(self, prep_accept, 0, 0, SOCK_CLOEXEC, bounded=False)
+            return self.accepted(taken, fd)
+        except BaseException:
+            engine.release_slot(taken)
+            raise
+
+    def accepted(self, slot: int, fd: int = -1) -> FixedSocket:
+        """The handle of a connection that is in its slot, or has come as an ordinary descriptor."""
+        companion = fill_slot(self._engine, slot, fd) if fd >= 0 else -1
+        return FixedSocket(
+            self._engine, slot, companion, family=self.family, type=self.type, proto=self.proto
+        )
+
+    def accept_direct_multishot(self) -> AcceptedConnections:
+        """``async with ... as connections``, then ``async for connection in connections``.
+
+        Connections are taken ahead of the loop while slots are free; with none, clients wait in the
+        backlog. A connection belongs to whoever got it from the loop; those that nobody got are
+        closed at the end of the block.
+        """
+        return AcceptedConnections(self)
+
+    # -- receive -------------------------------------------------------------------------------
+
+    async def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Up to ``bufsize`` bytes; ``b""`` at the end of the stream, and only there. recv(2).
+
+        On a stream it may return fewer than are there: at most one of the run's shared buffers.
+        """
+        bufsize = _length(bufsize)
+        self._start_receiving()
+        try:
+            if self.received:
+                return await self._take_received(bufsize, flags)
+            if bufsize and self.type is stdlib_socket.SOCK_STREAM and not flags:
+                buffers = self._engine.shared_buffers()
+                if buffers is not None:
+                    try:
+                        count = await self._engine.perform_on(
+                            self, prep_recv, 0, bufsize, 0, bounded=False, flags=_BUFFER_SELECT
+                        )
+                    except OSError as exc:
+                        if exc.errno != errno.ENOBUFS:
+                            raise
+                    else:
+                        if not self._engine.flags & _F_BUFFER:
+                            return b""
+                        return buffers.take(self._engine.flags, count)
+            buffer: Any = new_buffer("char[]", max(bufsize, 1))
+            count = await self._engine.perform_on(
+                self, prep_recv, address_of(buffer), bufsize, flags, pins=buffer, bounded=False
+            )
+            return ffi.unpack(buffer, min(count, bufsize))  # type: ignore[return-value]
+        except OSError as exc:
+            self._failed(exc)
+            raise
+        finally:
+            self._receiving = False
+
+    def _start_receiving(self) -> None:
+        self.checked_slot()
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving on this socket")
+        if not self.received:
+            self._check_broken()
+        self._receiving = True
+
+    async def _take_received(self, bufsize: int, flags: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        data = self.received.popleft()
+        if len(data) > bufsize or flags & stdlib_socket.MSG_PEEK:
+            rest = data if flags & stdlib_socket.MSG_PEEK else data[bufsize:]
+            self.received.appendleft(rest)
+        return data[:bufsize]
+
+    async def recv_into(self, buffer: WritableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Receives into ``buffer``, up to ``nbytes`` bytes of it (0: all); returns how many."""
+        pin, address, size = writable(buffer)
+        size = min(_length(nbytes) or size, size)
+        self._start_receiving()
+        try:
+            if self.received:
+                data = await self._take_received(size, flags)
+                ffi.memmove(ffi.cast("char *", address), data, len(data))
+                return len(data)
+            return await self._engine.perform_on(
+                self, prep_recv, address, size, flags, pins=pin, bounded=False
+            )
+        except OSError as exc:
+            self._failed(exc)
+            raise
+        finally:
+            self._receiving = False
+
+    async def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
+        """As `socket.socket.recvfrom`: the data, and who sent them."""
+        data, _, _, address = await self._recvmsg(bufsize, 0, flags, True)
+        return data, address
+
+    async def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        """As `socket.socket.recvmsg`: data, ancillary data, flags, and who sent them."""
+        return await self._recvmsg(bufsize, ancbufsize, flags, self.type not in _STREAMS)
+
+    async def _recvmsg(
+        self, bufsize: int, ancbufsize: int, flags: int, with_address: bool
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        buffer = bytearray(_length(bufsize))
+        message = Msghdr.receive([buffer], ancbufsize, with_address)
+        self._start_receiving()
+        try:
+            if self.received:
+                return await self._take_received(bufsize, flags), [], 0, None
+            count = await self._engine.perform_on(
+                self, prep_recvmsg, message.pointer, flags, pins=message, bounded=False
+            )
+        except OSError as exc:
+            self._failed(exc)
+            raise
+        finally:
+            self._receiving = False
+        return bytes(buffer[:count]), message.ancdata, message.flags, message.address
+
+    def recv_multishot(self) -> ReceivedData:
+        """``async with ... as received``, then ``async for data in received``: chunks as they come.
+
+        One operation receives many times, into the run's shared buffers (6.0; before it, one
+        operation for each chunk). A bounded number of chunks is taken ahead of the loop. What was
+        taken and not looked at is not lost: the next receive returns it.
+        """
+        return ReceivedData(self)
+
+    # -- send ----------------------------------------------------------------------------------
+
+    async def send(self, data: ReadableBuffer, flags: int = 0) -> int:
+        """Sends; returns how many bytes the kernel took, maybe not all. send(2)."""
+        pin, address, nbytes = readable(data)
+        self._start_sending()
+        try:
+            return await self._send(pin, address, _length(nbytes), flags)
+        finally:
+            self._sending = False
+
+    async def _send(self, pin: Any, address: int, nbytes: int, flags: int) -> int:
+        try:
+            return await self._engine.perform_on(
+                self,
+                prep_send,
+                address,
+                nbytes,
+                flags | stdlib_socket.MSG_NOSIGNAL,
+                pins=pin,
+                bounded=False,
+            )
+        except OSError as exc:
+            self._failed(exc)
+            raise
+
+    async def send_all(self, data: ReadableBuffer) -> None:
+        """Sends all of ``data``. As `trio.abc.SendStream.send_all`: after an error or a
+        cancellation nobody knows how much was sent.
+        """
+        pin, address, nbytes = readable(data)
+        self._start_sending()
+        try:
+            if not nbytes:
+                await trio.lowlevel.checkpoint()
+            sent = 0
+            while sent < nbytes:
+                sent += await self._send(pin, address + sent, _length(nbytes - sent), 0)
+        finally:
+            self._sending = False
+
+    async def send_zc(self, data: ReadableBuffer, flags: int = 0) -> int:
+        """`send` without copying ``data``, which stays locked until the peer has it (6.0).
+
+        It pays for large data only. Returns how many bytes were sent.
+        """
+        pin, address, nbytes = readable(data)
+        self._start_sending()
+        try:
+            return await self._engine.perform_on(
+                self,
+                prep_send_zc,
+                address,
+                _length(nbytes),
+                flags | stdlib_socket.MSG_NOSIGNAL,
+                0,
+                pins=pin,
+                bounded=False,
+            )
+        except OSError as exc:
+            self._failed(exc)
+            raise
+        finally:
+            self._sending = False
+
+    async def sendto(self, data: ReadableBuffer, *args: Any) -> int:
+        """``sendto(data, address)`` or ``sendto(data, flags, address)``, as in the standard
+        library.
+        """
+        if not 1 <= len(args) <= 2:
+            raise TypeError(f"sendto() takes 2 or 3 arguments, not {len(args) + 1}")
+        flags = args[0] if len(args) == 2 else 0
+        where = await self._resolve(args[-1])
+        return await self._sendmsg(Msghdr([data], where), flags)
+
+    async def sendmsg(
+        self,
+        buffers: Iterable[ReadableBuffer],
+        ancdata: Iterable[tuple[int, int, Any]] = (),
+        flags: int = 0,
+        address: Any = None,
+    ) -> int:
+        """As `socket.socket.sendmsg`; returns how many bytes were sent."""
+        where = None if address is None else await self._resolve(address)
+        return await self._sendmsg(Msghdr(buffers, where, ancdata), flags)
+
+    async def _sendmsg(self, message: Msghdr, flags: int) -> int:
+        self._start_sending()
+        try:
+            return await self._engine.perform_on(
+                self,
+                prep_sendmsg,
+                message.pointer,
+                flags | stdlib_socket.MSG_NOSIGNAL,
+                pins=message,
+                bounded=False,
+            )
+        except OSError as exc:
+            self._failed(exc)
+            raise
+        finally:
+            self._sending = False
+
+    def _start_sending(self) -> None:
+        self.checked_slot()
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this socket")
+        self._check_broken()
+        self._sending = True
+
+    async def shutdown(self, how: int) -> None:
+        """Ends sending (``SHUT_WR``), receiving, or both. shutdown(2); 5.11."""
+        await self._engine.perform_on(self, prep_shutdown, how)
+
+
+def _prep_sockopt(
+    sqe: Any,
+    slot: int,
+    level: int,
+    optname: int,
+    address: int,
+    nbytes: int,
+    user_data: int,
+    sqe_flags: int,
+) -> None:
+    prep_cmd_sock(sqe, _SETSOCKOPT, slot, level, optname, address, nbytes, user_data, sqe_flags)
+
+
+class _BorrowedSocket:
+    """A Python socket on a descriptor that somebody else closes."""
+
+    def __init__(self, family: int, type: int, proto: int, fd: int) -> None:
+        self._socket = stdlib_socket.socket(family, type, proto, fileno=fd)
+
+    def __enter__(self) -> stdlib_socket.socket:
+        # A Python socket with a default timeout would make the descriptor non-blocking.
+        self._socket.settimeout(None)
+        return self._socket
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._socket.detach()

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Ending what a ring has in flight, before it closes."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING
+
+from ._abi import CancelFlag
+from ._errors import SubmissionQueueFull
+from ._prep import prep_cancel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._queue import Cqe, RingQueues
+
+# Without news for so long, ask again: what is linked behind a cancelled operation, or held back by
+# a drain, starts only then, and the first request did not find it.
+PAUSE_S = 0.05
+U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
+
+
+def end_operations(ring: RingQueues, timeout: float) -> list[Cqe]:
+    """Cancels what is in flight until all of it has ended, or ``timeout`` seconds are over.
+
+    Returns the completions that nobody had copied.
+    """
+    deadline = time.monotonic() + timeout
+    cqes: list[Cqe] = []
+    try:
+        _reap(ring, cqes, deadline, ring.copy_cqes(ring._copy_max))
+        ring._cancel_id = _unused_user_data(ring, cqes)
+        while _is_waited_for(ring):
+            ring._cancel_all()
+            seen = len(cqes)
+            wait = _patience(deadline)
+            _reap(ring, cqes, deadline, ring.submit_and_copy_cqes(ring._copy_max, 1, wait))
+            # Kernels before 5.19 do not know the flags ALL and ANY.
+            ring._cancel_singly = any(
+                cqe.user_data == ring._cancel_id and cqe.res == -errno.EINVAL for cqe in cqes[seen:]
+            )
+            if time.monotonic() >= deadline:
+                break
+    except OSError:  # the kernel refuses to be entered: nothing more can be learnt
+        pass
+    return [cqe for cqe in cqes if cqe.user_data != ring._cancel_id]
+
+
+def _is_waited_for(ring: RingQueues) -> bool:
+    """Something in flight is sure to post a CQE when it ends."""
+    ledger = ring._ring.ledger
+    return bool(ledger.in_flight > ledger.silent)
+
+
+def _patience(deadline: float) -> float:
+    return min(PAUSE_S, max(0.0, deadline - time.monotonic()))
+
+
+def _reap(ring: RingQueues, cqes: list[Cqe], deadline: float, batch: list[Cqe]) -> None:
+    """Adds ``batch``, and what follows it without a long pause, to ``cqes``."""
+    while batch:
+        cqes += batch
+        wait_nr = 1 if _is_waited_for(ring) else 0
+        batch = ring.copy_cqes(ring._copy_max, wait_nr, _patience(deadline))
+
+
+def _in_flight(ring: RingQueues) -> dict[int, int]:
+    """How many operations are in flight for each user_data."""
+    ledger = ring._ring.ledger
+    entries = (ledger.entries[i] for i in range(ledger.mask + 1))
+    return {int(entry.user_data): int(entry.count) for entry in entries if entry.count}
+
+
+def _unused_user_data(ring: RingQueues, cqes: Iterable[Cqe]) -> int:
+    used = {cqe.user_data for cqe in cqes}
+    if _is_waited_for(ring):
+        used.update(_in_flight(ring))
+    return next(number for number in range(U64_MAX, 0, -1) if number not in used)
+
+
+def request_cancel(ring: RingQueues) -> None:
+    """Prepares requests for all that is in flight, as many as there is room for."""
+    targets: Iterable[tuple[int, int]] = [(0, CancelFlag.ALL | CancelFlag.ANY)]
+    if ring._cancel_singly:
+        counts = _in_flight(ring).items()
+        targets = [(number, 0) for number, count in counts for _ in range(count)]
+    for user_data, flags in targets:
+        if user_data == ring._cancel_id:
+            continue
+        try:
+            sqe = ring.get_sqe()
+        except SubmissionQueueFull:
+            if not ring.submit():
+                return
+            sqe = ring.get_sqe()
+        prep_cancel(sqe, user_data, flags, ring._cancel_id)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""One receive operation for many chunks of data: `FixedSocket.recv_multishot`.
+
+The only sign that a multishot has ended is a CQE without F_MORE. It ends for many reasons: the end
+of the stream, an error, no buffer left, a cancel, or because the kernel chose to. Data that came
+before are always delivered first. The chunks taken ahead are bounded: at the bound the multishot is
+cancelled, and armed again when the loop has caught up.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import Abort, enable_ki_protection
+
+from ._abi import Op
+from ._capabilities import capabilities
+from ._prep import prep_recv_multishot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from ._fixed_socket import FixedSocket
+
+CHUNKS_MAX = 16
+_F_BUFFER, _F_MORE = 1, 2
+_FLAGS = 1 | 1 << 5  # FIXED_FILE, BUFFER_SELECT
+
+
+class ReceivedData:
+    """``async with`` and ``async for`` over what a socket receives, chunk by chunk."""
+
+    def __init__(self, socket: FixedSocket) -> None:
+        self.file: Any = socket
+        self.closing = False
+        self.user_data = 0
+        self._engine = socket._engine
+        self._chunks: deque[bytes] = deque()
+        self._armed = False
+        self._cancelling = False
+        self._end: int | None = None
+        self._waiting: Any = None
+        self._entered = False
+        # SEND_ZC came with 6.0, and so did multishot receive.
+        self._supported = Op.SEND_ZC in capabilities().ops
+
+    async def __aenter__(self) -> ReceivedData:
+        if self._entered:
+            raise RuntimeError("recv_multishot() is used once")
+        self.file._start_receiving()
+        self._entered = True
+        self._chunks.extend(self.file.received)
+        self.file.received.clear()
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._armed:
+            self._engine.cancel(self)
+            with trio.CancelScope(shield=True):
+                while self._armed:
+                    await self._wait()
+        socket = self.file
+        socket.received.extend(self._chunks)
+        socket._receiving = False
+        if self._end is not None and self._end < 0:
+            self._remember(self._end)
+
+    def __aiter__(self) -> ReceivedData:
+        return self
+
+    @enable_ki_protection
+    async def __anext__(self) -> bytes:
+        if self._waiting is not None:
+            raise trio.BusyResourceError("another task is waiting for data")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._chunks:
+            if self._end is not None:
+                self._raise_end(self._end)
+            self.file.checked_slot()
+            if not self._supported or self._engine.shared_buffers() is None:
+                return await self._receive_once()
+            if not self._armed:
+                self._arm()
+            await self._wait()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return self._chunks.popleft()
+
+    async def _receive_once(self) -> bytes:
+        """For kernels without multishot receive."""
+        self.file._receiving = False
+        try:
+            data: bytes = await self.file.recv(65536)
+        finally:
+            self.file._receiving = True
+        if not data:
+            self._end = 0
+            raise StopAsyncIteration
+        return data
+
+    def _raise_end(self, end: int) -> None:
+        if end == 0:
+            raise StopAsyncIteration
+        if end == -errno.ECANCELED:
+            raise trio.ClosedResourceError("another task closed this handle")
+        self.file._failed(OSError(-end, os.strerror(-end)))
+
+    def _remember(self, end: int) -> None:
+        try:
+            self._raise_end(end)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    def _arm(self) -> None:
+        engine, socket = self._engine, self.file
+        slot = socket.checked_slot()
+        sqe = engine.own_sqe()
+        engine.add_record(self)
+        prep_recv_multishot(sqe, slot, 0, 0, 0, self.user_data, _FLAGS)
+        engine.in_flight += 1
+        socket.in_flight += 1
+        self._armed = True
+        self._cancelling = False
+
+    def complete(self, res: int, flags: int) -> None:
+        """A CQE of the multishot."""
+        engine = self._engine
+        if flags & _F_BUFFER and engine.buffers is not None:
+            data = engine.buffers.take(flags, max(res, 0))
+            if res > 0:
+                self._chunks.append(data)
+        if not flags & _F_MORE:
+            self._armed = False
+            engine.in_flight -= 1
+            engine.remove_record(self)
+            if res == 0:
+                self._end = 0
+            elif res == -errno.ECANCELED:
+                # Our own bound or the end of the block, unless the handle is being closed.
+                self._end = res if self.closing else None
+            elif res < 0 and res not in (-errno.ENOBUFS, -errno.EINTR):
+                self._end = res
+            self.file.operation_ended()
+        elif len(self._chunks) >= CHUNKS_MAX and not self._cancelling:
+            self._cancelling = True
+            engine.cancel(self)
+        if self._waiting is not None and (self._chunks or not self._armed):
+            task, self._waiting = self._waiting, None
+            trio.lowlevel.reschedule(task)
+
+    async def _wait(self) -> None:
+        self._waiting = trio.lowlevel.current_task()
+
+        def abort(_: Callable[[], NoReturn]) -> Abort:
+            self._waiting = None
+            return Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)

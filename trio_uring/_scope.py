@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""What owns handles: scopes, and nurseries that are scopes.
+
+A scope closes what it owns when it ends: last opened, first closed, whatever happens meanwhile. A
+handle that is closed early, or moved, is forgotten at once. A scope that is over closes what
+arrives late, and raises.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from ._direct import accept_direct, open_direct, pipe_direct, register, socket_direct
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from ._buffers import Path
+    from ._fixed_file import FixedFile
+    from ._fixed_socket import FixedSocket
+
+    FileT = TypeVar("FileT", bound=FixedFile)
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+
+class FileScope(trio.abc.AsyncResource):
+    """Owns handles and closes them at its end; made by `open_file_scope`."""
+
+    def __init__(self) -> None:
+        self._files: dict[FixedFile, None] = {}
+        self._closed = False
+
+    @property
+    def files(self) -> tuple[FixedFile, ...]:
+        """The handles that it owns, first opened first."""
+        return tuple(self._files)
+
+    async def adopt(self, file: FileT) -> FileT:
+        """Takes over a handle from whoever owns it; returns the handle.
+
+        Raises:
+            trio.ClosedResourceError: the handle is closed; or this scope is, and then the handle is
+                closed too.
+        """
+        file.checked_slot()
+        if file._owner is not None:
+            file._owner.forget(file)
+        file._owner = self
+        self._files[file] = None
+        if self._closed:
+            await trio.aclose_forcefully(file)
+            raise trio.ClosedResourceError(
+                "the scope is closed; the handle that arrived was closed"
+            )
+        return file
+
+    def forget(self, file: FixedFile) -> None:
+        """The handle is closed or has another owner."""
+        self._files.pop(file, None)
+        file._owner = None
+
+    async def open_direct(
+        self,
+        path: Path,
+        flags: int = 0,
+        mode: int = 0o666,
+        *,
+        dir_fd: int | None = None,
+        slot: int | None = None,
+        wait: bool = True,
+    ) -> FixedFile:
+        """`trio_uring.open_direct` into this scope."""
+        file = await open_direct(path, flags, mode, dir_fd=dir_fd, slot=slot, wait=wait)
+        return await self.adopt(file)
+
+    async def socket_direct(
+        self,
+        family: int = 2,
+        type: int = 1,
+        proto: int = 0,
+        *,
+        slot: int | None = None,
+        wait: bool = True,
+    ) -> FixedSocket:
+        """`trio_uring.socket_direct` into this scope."""
+        return await self.adopt(await socket_direct(family, type, proto, slot=slot, wait=wait))
+
+    async def accept_direct(
+        self, listener: FixedSocket, *, slot: int | None = None, wait: bool = True
+    ) -> FixedSocket:
+        """`trio_uring.accept_direct` into this scope."""
+        return await self.adopt(await accept_direct(listener, slot=slot, wait=wait))
+
+    async def pipe_direct(
+        self, flags: int = 0, *, wait: bool = True
+    ) -> tuple[FixedFile, FixedFile]:
+        """`trio_uring.pipe_direct` into this scope."""
+        reader, writer = await pipe_direct(flags, wait=wait)
+        try:
+            await self.adopt(reader)
+        except BaseException:
+            await trio.aclose_forcefully(writer)
+            raise
+        return reader, await self.adopt(writer)
+
+    async def register(
+        self, fd: Any, *, slot: int | None = None, wait: bool = True
+    ) -> FixedFile | FixedSocket:
+        """`trio_uring.register` into this scope."""
+        return await self.adopt(await register(fd, slot=slot, wait=wait))
+
+    async def aclose(self) -> None:
+        """Closes every handle, last opened first; all of them, even if one close fails.
+
+        Raises:
+            ExceptionGroup: what the closes raised.
+        """
+        errors = await self._close_all()
+        if len(errors) == 1 and isinstance(errors[0], trio.Cancelled):
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup("closing the handles of a scope", errors)
+        await trio.lowlevel.checkpoint()
+
+    async def _close_all(self) -> list[BaseException]:
+        """Closes everything; returns what that raised, a cancellation only once."""
+        self._closed = True
+        errors: list[BaseException] = []
+        cancelled = False
+        while self._files:
+            file = next(reversed(self._files))
+            try:
+                await file.aclose()
+            except trio.Cancelled as exc:
+                if not cancelled:
+                    errors.append(exc)
+                cancelled = True
+            except BaseException as exc:
+                errors.append(exc)
+            self._files.pop(file, None)
+        return errors
+
+
+class FileNursery(FileScope):
+    """A Trio nursery that also owns handles; made by `open_nursery`."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        super().__init__()
+        self.nursery = nursery
+        """The Trio nursery itself."""
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """As `trio.Nursery.cancel_scope`."""
+        return self.nursery.cancel_scope
+
+    @property
+    def child_tasks(self) -> frozenset[trio.lowlevel.Task]:
+        """As `trio.Nursery.child_tasks`."""
+        return self.nursery.child_tasks
+
+    @property
+    def parent_task(self) -> trio.lowlevel.Task:
+        """As `trio.Nursery.parent_task`."""
+        return self.nursery.parent_task
+
+    def start_soon(
+        self, async_fn: Callable[..., Awaitable[object]], *args: Any, name: object = None
+    ) -> None:
+        """As `trio.Nursery.start_soon`."""
+        self.nursery.start_soon(async_fn, *args, name=name)
+
+    async def start(
+        self, async_fn: Callable[..., Awaitable[object]], *args: Any, name: object = None
+    ) -> Any:
+        """As `trio.Nursery.start`."""
+        return await self.nursery.start(async_fn, *args, name=name)
+
+    def start_soon_with(
+        self,
+        file: FixedFile,
+        async_fn: Callable[..., Awaitable[object]],
+        *args: Any,
+        name: object = None,
+    ) -> None:
+        """Runs ``async_fn(file, *args)`` in a child task that owns ``file``.
+
+        The handle is closed when the task ends, however it ends; also when the nursery is cancelled
+        before the task has begun.
+
+        Raises:
+            trio.ClosedResourceError: the handle is closed.
+        """
+        file.checked_slot()
+        if file._owner is not None:
+            file._owner.forget(file)
+        self.nursery.start_soon(_run_with, file, async_fn, args, name=name or async_fn)
+
+
+async def _run_with(
+    file: FixedFile, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]
+) -> None:
+    async with file:
+        await async_fn(file, *args)
+
+
+def open_file_scope() -> FileScope:
+    """``async with``: a scope that owns handles and has no tasks."""
+    return FileScope()
+
+
+def open_nursery(strict_exception_groups: bool | None = None) -> FileNurseryManager:
+    """``async with``: a Trio nursery that also owns handles.
+
+    At the end of the block the child tasks end first, as in `trio.open_nursery`; then its handles
+    close, last opened first. What closing raises joins the nursery's exception group.
+    """
+    return FileNurseryManager(strict_exception_groups)
+
+
+class FileNurseryManager:
+    """The context manager of `open_nursery`."""
+
+    def __init__(self, strict_exception_groups: bool | None) -> None:
+        self._manager = trio.open_nursery(strict_exception_groups)
+
+    @enable_ki_protection
+    async def __aenter__(self) -> FileNursery:
+        self._nursery = FileNursery(await self._manager.__aenter__())
+        return self._nursery
+
+    @enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        failure = exc
+        try:
+            if await self._manager.__aexit__(exc_type, exc, traceback):
+                failure = None
+        except BaseException as combined:
+            failure = combined
+        errors = await self._nursery._close_all()
+        if errors:
+            raise _joined(failure, errors)
+        if failure is None:
+            return True
+        if failure is exc:
+            return False
+        raise failure
+
+
+def _joined(failure: BaseException | None, errors: list[BaseException]) -> BaseException:
+    """One exception for how the tasks ended and how the closing went."""
+    if isinstance(failure, BaseExceptionGroup):
+        joined: BaseException = failure.derive([*failure.exceptions, *errors])
+        return joined
+    if failure is not None:
+        errors = [failure, *errors]
+    if len(errors) == 1 and isinstance(errors[0], trio.Cancelled):
+        return errors[0]
+    return BaseExceptionGroup("closing the handles of a nursery", errors)
