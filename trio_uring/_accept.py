@@ -82,7 +82,7 @@ class AcceptedConnections:
         self._ended = False
 
     async def __aenter__(self) -> AcceptedConnections:
-        self.listener.checked_slot()
+        self.listener._checked_slot()
         if self._entered:
             raise RuntimeError("accept_direct_multishot() is used once")
         self._entered = True
@@ -119,7 +119,7 @@ class AcceptedConnections:
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
-            self.listener.checked_slot()
+            self.listener._checked_slot()
             if not self._accepts:
                 [slot] = await reserve(self._engine)
                 self._submit(slot)
@@ -141,7 +141,7 @@ class AcceptedConnections:
     def _submit(self, slot: int) -> None:
         engine, listener = self._engine, self.listener
         try:
-            number = listener.checked_slot()
+            number = listener._checked_slot()
             accept = _Accept(self, slot)
             sqe = engine.own_sqe()
         except BaseException:
@@ -153,7 +153,7 @@ class AcceptedConnections:
         else:
             prep_accept(sqe, number, 0, 0, _SOCK_CLOEXEC, accept.user_data, _FIXED_FILE)
         engine.in_flight += 1
-        listener.in_flight += 1
+        listener._in_flight += 1
         self._accepts.add(accept)
 
     def accept_ended(self, accept: _Accept, res: int) -> None:
@@ -164,7 +164,7 @@ class AcceptedConnections:
         self._accepts.discard(accept)
         if res >= 0:
             try:
-                connection = self.listener.accepted(accept.slot, -1 if self._direct else res)
+                connection = self.listener._accepted(accept.slot, -1 if self._direct else res)
             except OSError as exc:
                 engine.release_slot(accept.slot)
                 self._error = exc
@@ -174,7 +174,7 @@ class AcceptedConnections:
             engine.release_slot(accept.slot)
             if -res not in _OTHERS_FAULT and res != -errno.ECANCELED:
                 self._error = OSError(-res, os.strerror(-res))
-        self.listener.operation_ended()
+        self.listener._operation_ended()
         if self._waiting is not None:
             task, self._waiting = self._waiting, None
             trio.lowlevel.reschedule(task)

@@ -106,8 +106,6 @@ class Engine:
         self.ring = EngineRing.make(options.sq_entries, options.cq_entries)
         self.pid = os.getpid()
         self.closed = False
-        # Set by the driver when the loop itself broke: every wait from then on raises it.
-        self.failure: BaseException | None = None
 
         self.records: list[Any] = [Ignored(), Ignored(EPOLL_ID)]
         assert len(self.records) == OWN_IDS
@@ -144,8 +142,6 @@ class Engine:
         ``file``: the handle whose slot the SQE names. ``bounded``: it ends by itself in a bounded
         time, as on a file; a `MockClock` does not jump meanwhile.
         """
-        if self.failure is not None:
-            raise self.failure
         task = self._current_task()
         sqe = self.own_sqe()
         operation = self.pool.pop() if self.pool else self._new_record()
@@ -154,7 +150,7 @@ class Engine:
         self.in_flight += 1
         if file is not None:
             operation.file = file
-            file.in_flight += 1
+            file._in_flight += 1
         if bounded:
             operation.bounded = True
             self.bounded_in_flight += 1
@@ -210,7 +206,7 @@ class Engine:
         flags: int = 0,
     ) -> int:
         """Awaits one operation on a handle's slot: ``prep(sqe, slot, *args, user_data, flags)``."""
-        slot = file.checked_slot()
+        slot = file._checked_slot()
         operation, sqe = self.begin(file, bounded)
         operation.pins = pins
         try:
@@ -227,7 +223,7 @@ class Engine:
         self.take_back(operation)
         operation._recycle()
         if file is not None:
-            file.operation_ended()
+            file._operation_ended()
 
     def take_back(self, operation: Operation) -> bool:
         """Makes the operation's SQE a NOP, if it was not submitted yet."""
@@ -444,7 +440,7 @@ class Engine:
             self.reclaim_dropped()
             for reference in list(self.files.values()):
                 if (file := reference()) is not None:
-                    file.abandoned_by_run()
+                    file._abandoned_by_run()
         self.ring.close(DRAIN_TIMEOUT_S)
 
     def statistics(self) -> RingStatistics:

@@ -16,7 +16,7 @@ import os
 import sys
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
@@ -46,6 +46,7 @@ from ._structs import Statx
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -83,7 +84,7 @@ class FixedFile(trio.abc.AsyncResource):
         self._slot = slot
         self._companion = companion
         self._engine = engine
-        self.in_flight = 0
+        self._in_flight = 0
         self._owner: FileScope | None = None
         self._drained: trio.Event | None = None
         self._closed: trio.Event | None = None
@@ -103,7 +104,7 @@ class FixedFile(trio.abc.AsyncResource):
         """Closing has started, or is over."""
         return self._slot < 0
 
-    def checked_slot(self) -> int:
+    def _checked_slot(self) -> int:
         """The slot, for an SQE.
 
         Raises:
@@ -114,10 +115,10 @@ class FixedFile(trio.abc.AsyncResource):
             raise trio.ClosedResourceError(f"this {type(self).__name__} is closed")
         return slot
 
-    def operation_ended(self) -> None:
+    def _operation_ended(self) -> None:
         """The engine's word that the final CQE of an operation on this slot was seen."""
-        self.in_flight -= 1
-        if self.in_flight:
+        self._in_flight -= 1
+        if self._in_flight:
             return
         if self._drained is not None:
             self._drained.set()
@@ -146,7 +147,7 @@ class FixedFile(trio.abc.AsyncResource):
         slot = self._start_closing()
         self._closed = trio.Event()
         try:
-            if self.in_flight:
+            if self._in_flight:
                 self._drained = trio.Event()
                 engine.cancel_operations_of(self)
                 await self._drained.wait()
@@ -172,25 +173,32 @@ class FixedFile(trio.abc.AsyncResource):
         engine = self._engine
         if engine.closed:
             return
-        if self.in_flight:
+        if self._in_flight:
             # The cancelled operations let go of the file now: its port can be bound again at once.
             engine.flush_now()
         engine.empty_slot(slot)
-        if self.in_flight:
+        if self._in_flight:
             self._quarantined = slot
             engine.table.quarantine(slot)
         else:
             engine.table.release(slot)
 
-    def abandoned_by_run(self) -> None:
+    def _close_now(self) -> None:
+        """Closes without waiting, as a cancelled `aclose` does."""
+        slot = self._start_closing()
+        if self._in_flight:
+            self._engine.cancel_operations_of(self)
+        self._empty_at_once(slot)
+
+    def _abandoned_by_run(self) -> None:
         """The run is over and its ring closes, and the table with it."""
-        warnings.warn(
-            f"{self!r} opened at {self._opened_at} was still open when its run ended",
-            ResourceWarning,
-            stacklevel=2,
-            source=self,
-        )
+        text = f"{self!r} opened at {self._opened_at} was still open when its run ended"
         self._start_closing()
+        try:
+            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+        except ResourceWarning as exc:
+            # Warnings are errors here: an exception would break Trio in the middle of its end.
+            _report_unraisable(exc, self)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         # May run anywhere, in any thread, at interpreter exit: never touches the ring.
@@ -205,10 +213,9 @@ class FixedFile(trio.abc.AsyncResource):
             stacklevel=2,
         )
 
-    async def move_to(self, scope: FileScope) -> Self:
+    def move_to(self, scope: FileScope) -> Self:
         """Gives the file to another scope; the one that owned it forgets it at once."""
-        await scope.adopt(self)
-        return self
+        return scope.adopt(self)
 
     # -- read and write ------------------------------------------------------------------------
 
@@ -289,7 +296,7 @@ class FixedFile(trio.abc.AsyncResource):
         if Op.FTRUNCATE in capabilities().ops:
             await self._engine.perform_on(self, prep_ftruncate, length)
             return
-        async with self.ordinary_fd() as fd:
+        async with self._ordinary_fd() as fd:
             os.ftruncate(fd, length)
 
     async def allocate(self, offset: int, length: int, mode: int = 0) -> None:
@@ -308,7 +315,7 @@ class FixedFile(trio.abc.AsyncResource):
         """The status of the file. statx(2), which takes no slot: through an ordinary descriptor."""
         result = Statx()
         pin, path = c_string(b"")
-        async with self.ordinary_fd() as fd:
+        async with self._ordinary_fd() as fd:
             await self._engine.perform(
                 prep_statx,
                 fd,
@@ -360,7 +367,7 @@ class FixedFile(trio.abc.AsyncResource):
         return await self._engine.perform_on(
             _Pair(target, self),
             _prep_splice_from,
-            self.checked_slot(),
+            self._checked_slot(),
             _POSITION if offset is None else offset,
             _POSITION if target_offset is None else target_offset,
             _length(nbytes),
@@ -380,12 +387,12 @@ class FixedFile(trio.abc.AsyncResource):
         ``FIXED_FD_INSTALL`` (6.8); before it, a duplicate of the handle's companion.
         """
         if self._companion >= 0:
-            self.checked_slot()
+            self._checked_slot()
             await trio.lowlevel.checkpoint()
             return os.dup(self._companion)
         return await self._engine.perform_on(self, _prep_install)
 
-    def ordinary_fd(self) -> _OrdinaryFd:
+    def _ordinary_fd(self) -> _OrdinaryFd:
         """``async with``: an ordinary descriptor of the file, for the length of the block."""
         return _OrdinaryFd(self)
 
@@ -398,7 +405,7 @@ class _OrdinaryFd:
     async def __aenter__(self) -> int:
         file = self._file
         if file._companion >= 0:
-            file.checked_slot()
+            file._checked_slot()
             await trio.lowlevel.checkpoint()
             return file._companion
         self._installed = await file.install_fd()
@@ -433,21 +440,21 @@ class _Pair:
     def __init__(self, target: FixedFile, source: FixedFile) -> None:
         self.members = (target, source)
 
-    def checked_slot(self) -> int:
-        return self.members[0].checked_slot()
+    def _checked_slot(self) -> int:
+        return self.members[0]._checked_slot()
 
     @property
-    def in_flight(self) -> int:
+    def _in_flight(self) -> int:
         return 0
 
-    @in_flight.setter
-    def in_flight(self, one: int) -> None:
+    @_in_flight.setter
+    def _in_flight(self, one: int) -> None:
         for file in self.members:
-            file.in_flight += one
+            file._in_flight += one
 
-    def operation_ended(self) -> None:
+    def _operation_ended(self) -> None:
         for file in self.members:
-            file.operation_ended()
+            file._operation_ended()
 
 
 def _stat_result(statx: Statx) -> os.stat_result:
@@ -478,6 +485,21 @@ def _length(nbytes: int) -> int:
     if nbytes < 0:
         raise ValueError("a number of bytes must not be negative")
     return min(nbytes, TRANSFER_BYTES_MAX)
+
+
+def _report_unraisable(exc: BaseException, source: object) -> None:
+    args = (type(exc), exc, exc.__traceback__, "Exception ignored in", source)
+    sys.unraisablehook(_UnraisableHookArgs(*args))  # type: ignore[arg-type]
+
+
+class _UnraisableHookArgs(NamedTuple):
+    """`sys.UnraisableHookArgs` cannot be made by hand."""
+
+    exc_type: type[BaseException]
+    exc_value: BaseException
+    exc_traceback: TracebackType | None
+    err_msg: str
+    object: object
 
 
 def _caller() -> str:

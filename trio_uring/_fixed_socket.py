@@ -78,7 +78,7 @@ class FixedSocket(FixedFile):
         self._sending = False
         self._broken: OSError | None = None
         # Bytes that a multishot receive had taken when it was ended.
-        self.received: deque[bytes] = deque()
+        self._received: deque[bytes] = deque()
 
     def _check_broken(self) -> None:
         if self._broken is not None:
@@ -100,7 +100,7 @@ class FixedSocket(FixedFile):
         if Op.BIND in capabilities().ops and self._companion < 0:
             await self._engine.perform_on(self, prep_bind, where.pointer, where.length, pins=where)
             return
-        async with self.ordinary_fd() as fd:
+        async with self._ordinary_fd() as fd:
             with self._python_socket(fd) as sock:
                 sock.bind(where.address)
 
@@ -111,7 +111,7 @@ class FixedSocket(FixedFile):
         if Op.LISTEN in capabilities().ops and self._companion < 0:
             await self._engine.perform_on(self, prep_listen, backlog)
         else:
-            async with self.ordinary_fd() as fd:
+            async with self._ordinary_fd() as fd:
                 with self._python_socket(fd) as sock:
                     sock.listen(backlog)
         self.backlog = backlog
@@ -164,7 +164,7 @@ class FixedSocket(FixedFile):
     ) -> None:
         """As `socket.socket.setsockopt`; an operation since 6.7."""
         if self._companion >= 0 or value is None:
-            async with self.ordinary_fd() as fd:
+            async with self._ordinary_fd() as fd:
                 with self._python_socket(fd) as sock:
                     if value is None:
                         sock.setsockopt(level, optname, None, optlen or 0)
@@ -182,7 +182,7 @@ class FixedSocket(FixedFile):
 
     async def getsockopt(self, level: int, optname: int, buflen: int = 0) -> int | bytes:
         """As `socket.socket.getsockopt`. The ring knows too few options."""
-        async with self.ordinary_fd() as fd:
+        async with self._ordinary_fd() as fd:
             with self._python_socket(fd) as sock:
                 return (
                     sock.getsockopt(level, optname, buflen)
@@ -192,13 +192,13 @@ class FixedSocket(FixedFile):
 
     async def getsockname(self) -> Any:
         """The local address, as `socket.socket.getsockname` has it."""
-        async with self.ordinary_fd() as fd:
+        async with self._ordinary_fd() as fd:
             with self._python_socket(fd) as sock:
                 return sock.getsockname()
 
     async def getpeername(self) -> Any:
         """The remote address, as `socket.socket.getpeername` has it."""
-        async with self.ordinary_fd() as fd:
+        async with self._ordinary_fd() as fd:
             with self._python_socket(fd) as sock:
                 return sock.getpeername()
 
@@ -210,19 +210,19 @@ class FixedSocket(FixedFile):
         backlog, and no connection is taken and dropped. See `open_direct` for slots.
         """
         engine = self._engine
-        self.checked_slot()
+        self._checked_slot()
         [taken] = await reserve(engine, slot=slot, wait=wait)
         try:
             if capabilities().install:
                 await engine.perform_on(self, prep_accept_direct, 0, 0, 0, taken, bounded=False)
-                return self.accepted(taken)
+                return self._accepted(taken)
             fd = await engine.perform_on(self, prep_accept, 0, 0, SOCK_CLOEXEC, bounded=False)
-            return self.accepted(taken, fd)
+            return self._accepted(taken, fd)
         except BaseException:
             engine.release_slot(taken)
             raise
 
-    def accepted(self, slot: int, fd: int = -1) -> FixedSocket:
+    def _accepted(self, slot: int, fd: int = -1) -> FixedSocket:
         """The handle of a connection that is in its slot, or has come as an ordinary descriptor."""
         companion = fill_slot(self._engine, slot, fd) if fd >= 0 else -1
         return FixedSocket(
@@ -248,7 +248,7 @@ class FixedSocket(FixedFile):
         bufsize = _length(bufsize)
         self._start_receiving()
         try:
-            if self.received:
+            if self._received:
                 return await self._take_received(bufsize, flags)
             if bufsize and self.type is stdlib_socket.SOCK_STREAM and not flags:
                 buffers = self._engine.shared_buffers()
@@ -276,19 +276,19 @@ class FixedSocket(FixedFile):
             self._receiving = False
 
     def _start_receiving(self) -> None:
-        self.checked_slot()
+        self._checked_slot()
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving on this socket")
-        if not self.received:
+        if not self._received:
             self._check_broken()
         self._receiving = True
 
     async def _take_received(self, bufsize: int, flags: int) -> bytes:
         await trio.lowlevel.checkpoint()
-        data = self.received.popleft()
+        data = self._received.popleft()
         if len(data) > bufsize or flags & stdlib_socket.MSG_PEEK:
             rest = data if flags & stdlib_socket.MSG_PEEK else data[bufsize:]
-            self.received.appendleft(rest)
+            self._received.appendleft(rest)
         return data[:bufsize]
 
     async def recv_into(self, buffer: WritableBuffer, nbytes: int = 0, flags: int = 0) -> int:
@@ -297,7 +297,7 @@ class FixedSocket(FixedFile):
         size = min(_length(nbytes) or size, size)
         self._start_receiving()
         try:
-            if self.received:
+            if self._received:
                 data = await self._take_received(size, flags)
                 ffi.memmove(ffi.cast("char *", address), data, len(data))
                 return len(data)
@@ -328,7 +328,7 @@ class FixedSocket(FixedFile):
         message = Msghdr.receive([buffer], ancbufsize, with_address)
         self._start_receiving()
         try:
-            if self.received:
+            if self._received:
                 return await self._take_received(bufsize, flags), [], 0, None
             count = await self._engine.perform_on(
                 self, prep_recvmsg, message.pointer, flags, pins=message, bounded=False
@@ -453,7 +453,7 @@ class FixedSocket(FixedFile):
             self._sending = False
 
     def _start_sending(self) -> None:
-        self.checked_slot()
+        self._checked_slot()
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this socket")
         self._check_broken()

@@ -118,7 +118,7 @@ class Operation:
             engine.bounded_in_flight -= 1
         file = self.file
         if file is not None:
-            file.operation_ended()
+            file._operation_ended()
         engine.reschedule(self.task, self)
 
     def _abort(self, raise_cancel: Callable[[], NoReturn]) -> Abort:
@@ -127,7 +127,7 @@ class Operation:
             file = self.file
             self._recycle()
             if file is not None:
-                file.operation_ended()
+                file._operation_ended()
             return Abort.SUCCEEDED
         self.raise_cancel = raise_cancel
         self.engine.cancel(self)

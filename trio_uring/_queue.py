@@ -145,7 +145,8 @@ class RingQueues(RingBase):
         """Copies up to ``max_count`` completions out of the queue.
 
         Returns at once if any are ready; else waits for ``wait_nr`` of them, at most ``timeout``
-        seconds, and returns what is there then: an empty list if the time is over.
+        seconds, and returns what is there then: an empty list if the time is over. A `timeout`
+        operation that completes ends a wait, too (io_uring_enter(2)).
         """
         if self._inside:
             raise someone_is_inside()

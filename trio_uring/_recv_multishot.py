@@ -54,8 +54,8 @@ class ReceivedData:
             raise RuntimeError("recv_multishot() is used once")
         self.file._start_receiving()
         self._entered = True
-        self._chunks.extend(self.file.received)
-        self.file.received.clear()
+        self._chunks.extend(self.file._received)
+        self.file._received.clear()
         return self
 
     @enable_ki_protection
@@ -66,7 +66,7 @@ class ReceivedData:
                 while self._armed:
                     await self._wait()
         socket = self.file
-        socket.received.extend(self._chunks)
+        socket._received.extend(self._chunks)
         socket._receiving = False
         if self._end is not None and self._end < 0:
             self._remember(self._end)
@@ -82,7 +82,7 @@ class ReceivedData:
         while not self._chunks:
             if self._end is not None:
                 self._raise_end(self._end)
-            self.file.checked_slot()
+            self.file._checked_slot()
             if not self._supported or self._engine.shared_buffers() is None:
                 return await self._receive_once()
             if not self._armed:
@@ -118,12 +118,12 @@ class ReceivedData:
 
     def _arm(self) -> None:
         engine, socket = self._engine, self.file
-        slot = socket.checked_slot()
+        slot = socket._checked_slot()
         sqe = engine.own_sqe()
         engine.add_record(self)
         prep_recv_multishot(sqe, slot, 0, 0, 0, self.user_data, _FLAGS)
         engine.in_flight += 1
-        socket.in_flight += 1
+        socket._in_flight += 1
         self._armed = True
         self._cancelling = False
 
@@ -145,7 +145,7 @@ class ReceivedData:
                 self._end = res if self.closing else None
             elif res < 0 and res not in (-errno.ENOBUFS, -errno.EINTR):
                 self._end = res
-            self.file.operation_ended()
+            self.file._operation_ended()
         elif len(self._chunks) >= CHUNKS_MAX and not self._cancelling:
             self._cancelling = True
             engine.cancel(self)

@@ -42,20 +42,20 @@ class FileScope(trio.abc.AsyncResource):
         """The handles that it owns, first opened first."""
         return tuple(self._files)
 
-    async def adopt(self, file: FileT) -> FileT:
+    def adopt(self, file: FileT) -> FileT:
         """Takes over a handle from whoever owns it; returns the handle.
 
         Raises:
             trio.ClosedResourceError: the handle is closed; or this scope is, and then the handle is
                 closed too.
         """
-        file.checked_slot()
+        file._checked_slot()
         if file._owner is not None:
             file._owner.forget(file)
         file._owner = self
         self._files[file] = None
         if self._closed:
-            await trio.aclose_forcefully(file)
+            file._close_now()
             raise trio.ClosedResourceError(
                 "the scope is closed; the handle that arrived was closed"
             )
@@ -78,7 +78,7 @@ class FileScope(trio.abc.AsyncResource):
     ) -> FixedFile:
         """`trio_uring.open_direct` into this scope."""
         file = await open_direct(path, flags, mode, dir_fd=dir_fd, slot=slot, wait=wait)
-        return await self.adopt(file)
+        return self.adopt(file)
 
     async def socket_direct(
         self,
@@ -90,13 +90,13 @@ class FileScope(trio.abc.AsyncResource):
         wait: bool = True,
     ) -> FixedSocket:
         """`trio_uring.socket_direct` into this scope."""
-        return await self.adopt(await socket_direct(family, type, proto, slot=slot, wait=wait))
+        return self.adopt(await socket_direct(family, type, proto, slot=slot, wait=wait))
 
     async def accept_direct(
         self, listener: FixedSocket, *, slot: int | None = None, wait: bool = True
     ) -> FixedSocket:
         """`trio_uring.accept_direct` into this scope."""
-        return await self.adopt(await accept_direct(listener, slot=slot, wait=wait))
+        return self.adopt(await accept_direct(listener, slot=slot, wait=wait))
 
     async def pipe_direct(
         self, flags: int = 0, *, wait: bool = True
@@ -104,17 +104,17 @@ class FileScope(trio.abc.AsyncResource):
         """`trio_uring.pipe_direct` into this scope."""
         reader, writer = await pipe_direct(flags, wait=wait)
         try:
-            await self.adopt(reader)
+            self.adopt(reader)
         except BaseException:
-            await trio.aclose_forcefully(writer)
+            writer._close_now()
             raise
-        return reader, await self.adopt(writer)
+        return reader, self.adopt(writer)
 
     async def register(
         self, fd: Any, *, slot: int | None = None, wait: bool = True
     ) -> FixedFile | FixedSocket:
         """`trio_uring.register` into this scope."""
-        return await self.adopt(await register(fd, slot=slot, wait=wait))
+        return self.adopt(await register(fd, slot=slot, wait=wait))
 
     async def aclose(self) -> None:
         """Closes every handle, last opened first; all of them, even if one close fails.
@@ -198,10 +198,10 @@ class FileNursery(FileScope):
         Raises:
             trio.ClosedResourceError: the handle is closed.
         """
-        file.checked_slot()
+        file._checked_slot()
+        self.nursery.start_soon(_run_with, file, async_fn, args, name=name or async_fn)
         if file._owner is not None:
             file._owner.forget(file)
-        self.nursery.start_soon(_run_with, file, async_fn, args, name=name or async_fn)
 
 
 async def _run_with(

@@ -470,7 +470,7 @@ static int64_t submit(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr, int
     int rc = enter(ring, (uint32_t)pending, wait_nr, flags, flags & TU_ENTER_GETEVENTS ? timeout_ns : -1);
     if (rc >= 0)
         ring->submitted = sqpoll ? (uint32_t)pending : (uint32_t)rc;
-    return rc < 0 ? rc : ring->submitted;
+    return rc < 0 ? rc : (int64_t)ring->submitted;
 }
 
 int64_t tu_submit(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr)
