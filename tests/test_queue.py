@@ -402,7 +402,8 @@ def test_completions_that_do_not_fit_are_not_lost() -> None:
                 fill(ring, 4 * number)
                 submitted += ring.submit()
             except OSError as exc:  # kernels before 5.19 refuse to take more
-                assert exc.errno == errno.EBUSY
+                if exc.errno != errno.EBUSY:
+                    raise
                 break
         assert submitted > 4
         assert ring.cq_ring_needs_flush()

@@ -92,9 +92,11 @@ def test_a_buffer_cannot_be_resized_until_the_final_cqe_was_copied(name: str) ->
         buffer = bytearray(8)
         (FILLED | TAKEN)[name](ring, buffer)
         assert not resized(buffer)
-        count = ring.submit()
-        assert not resized(buffer)
-        wait_cqes(ring, count)
+        in_flight = ring.submit()
+        while in_flight:
+            assert not resized(buffer)
+            # A zero-copy send that failed is notified as well.
+            in_flight -= not wait_cqes(ring, 1)[0].flags & CqeFlag.MORE
         assert resized(buffer)
 
 
@@ -150,7 +152,7 @@ def test_a_shared_user_data_keeps_every_buffer_until_the_last_operation() -> Non
     with a_pipe() as (reader, _), open_ring(4) as ring:
         first, second = bytearray(1), bytearray(1)
         ring.read(1, reader, first, 0)
-        ring.read_many([1, 2], -1, second, 0, [0, 0]) if False else ring.read(1, -1, second, 0)
+        ring.read(1, -1, second, 0)
         ring.submit()
         assert wait_cqes(ring, 1)[0].user_data == 1
         assert not resized(first)

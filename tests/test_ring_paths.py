@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +15,10 @@ from ring_helpers import completes
 from trio_uring.lowlevel import AT_FDCWD, FILE_INDEX_ALLOC, OpenHow, Statx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from trio_uring.lowlevel import Sqe
 
 RESOLVE_BENEATH = 8
 STATX_BASIC_STATS = 0x7FF
@@ -41,14 +44,15 @@ def attribute(tmp_path: Path) -> str:
     return "user.name"
 
 
-@pytest.mark.parametrize("kind", ["str", "bytes", "path"])
-def test_a_file_is_opened_by_any_kind_of_path(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", [str, bytes, pathlib.Path])
+def test_a_file_is_opened_by_any_kind_of_path(
+    tmp_path: Path, kind: Callable[[Path], str | bytes | Path]
+) -> None:
     """Text, bytes and path objects, with the mode for a file that is made."""
     path = tmp_path / "n\N{LATIN SMALL LETTER A WITH DIAERESIS}me"
-    given = {"str": str(path), "bytes": bytes(path), "path": path}[kind]
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     with open_ring(1) as ring:
-        fd = completes(ring, ring.openat(1, AT_FDCWD, given, flags, 0o600)).res
+        fd = completes(ring, ring.openat(1, AT_FDCWD, kind(path), flags, 0o600)).res
         assert os.fstat(fd).st_mode & 0o777 == 0o600
         assert os.path.samestat(os.fstat(fd), path.stat())
         os.close(fd)
@@ -79,7 +83,7 @@ def test_files_are_opened_into_slots(tmp_path: Path, dir_fd: int) -> None:
     (tmp_path / "file").write_bytes(b"data")
     with open_ring(1) as ring:
         ring.register_files([-1] * 3)
-        opens = [
+        opens: list[Callable[[int], Sqe]] = [
             lambda slot: ring.openat_direct(1, dir_fd, "file", os.O_RDONLY, 0, slot),
             lambda slot: ring.openat2_direct(1, dir_fd, "file", OpenHow(os.O_RDONLY), slot),
         ]

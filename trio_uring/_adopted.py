@@ -47,6 +47,7 @@ from ._prep import prep_poll_add
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from ._engine_ring import EngineRing
     from ._options import RingOptions
 
 _MANAGER_METHODS = frozenset(
@@ -83,6 +84,18 @@ def recognises(runner: Any) -> bool:
         return False
 
 
+def current_runner() -> Any:
+    """Trio's object for the run of this thread.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    try:
+        return _context.runner
+    except AttributeError:
+        raise RuntimeError("must be called from async context") from None
+
+
 @types.coroutine
 def _sleep(message: Any) -> Generator[Any, Any, Any]:
     return (yield message)
@@ -94,7 +107,7 @@ class AdoptedDriver:
     name = "adopted"
     sleep = staticmethod(_sleep)
 
-    def __init__(self, runner: Any, options: RingOptions) -> None:
+    def __init__(self, runner: Any, options: RingOptions, ring: EngineRing) -> None:
         self._runner = runner
         self._inner = inner = runner.io_manager
         self.statistics = inner.statistics
@@ -109,7 +122,7 @@ class AdoptedDriver:
         testing = sys.modules.get("trio.testing")
         self._clock_jumps = testing is not None and isinstance(runner.clock, testing.MockClock)
         self._holding_clock = False
-        self.engine = Engine(options, self)
+        self.engine = Engine(options, self, ring)
         self._epoll_fd: int = inner._epoll.fileno()
         self._armed = False
         self._epoll_has_events = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from . import _adopted
+from ._engine_ring import EngineRing
 from ._options import RingOptions
 
 if TYPE_CHECKING:
@@ -29,12 +30,20 @@ def current_engine() -> Engine:
         return adopt(RingOptions())
 
 
-def adopt(options: RingOptions) -> Engine:
-    """Puts a ring into the current run's loop."""
-    runner = trio.lowlevel.current_task()._runner
+def adopt(options: RingOptions, ring: EngineRing | None = None) -> Engine:
+    """Puts a ring into the current run's loop; ``ring`` if it was made already.
+
+    Raises:
+        RuntimeError: the run has one already.
+    """
+    if _engine.get(None) is not None:
+        raise RuntimeError("this run has a ring already")
+    runner = _adopted.current_runner()
     if not _adopted.recognises(runner):
         raise RuntimeError(f"trio_uring does not know the loop of Trio {trio.__version__}")
-    engine = _adopted.AdoptedDriver(runner, options).engine
+    if ring is None:
+        ring = EngineRing.make(options.sq_entries, options.cq_entries)
+    engine = _adopted.AdoptedDriver(runner, options, ring).engine
     _engine.set(engine)
     return engine
 

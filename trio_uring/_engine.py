@@ -17,7 +17,6 @@ import attrs
 from trio.lowlevel import enable_ki_protection
 
 from ._capabilities import require_direct_descriptors
-from ._engine_ring import EngineRing
 from ._errors import SubmissionQueueFull
 from ._file_table import FileTable
 from ._operation import (
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Awaitable, Callable, Iterable
 
+    from ._engine_ring import EngineRing
     from ._options import RingOptions
     from ._sqe import Sqe
 
@@ -96,14 +96,14 @@ class RingStatistics:
 class Engine:
     """One ring, its file table, and the operations in flight."""
 
-    def __init__(self, options: RingOptions, driver: Driver) -> None:
+    def __init__(self, options: RingOptions, driver: Driver, ring: EngineRing) -> None:
         self.options = options
         self.driver = driver
         self.make_message = driver.make_message
         self._sleep = driver.sleep
         self.reschedule = driver.reschedule
         self._current_task = driver.current_task
-        self.ring = EngineRing.make(options.sq_entries, options.cq_entries)
+        self.ring = ring
         self.pid = os.getpid()
         self.closed = False
 

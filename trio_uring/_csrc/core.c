@@ -508,7 +508,7 @@ static int consume(struct tu_ring *ring, uint8_t *out, uint32_t max, int keep)
         }
         if (ledger && !(cqe->flags & TU_CQE_F_MORE))
             tu_ledger_end(ledger, cqe->user_data);
-        head += wide;
+        head += (uint32_t)wide;
         count++;
     }
     if (!keep)
