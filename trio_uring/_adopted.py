@@ -32,7 +32,6 @@ import contextlib
 import inspect
 import os
 import select
-import sys
 import types
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -40,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio._core import _run, _traps
 
+from ._clock_holder import ClockHolder
 from ._engine import Engine
 from ._operation import EPOLL_ID
 from ._prep import prep_poll_add
@@ -118,11 +118,10 @@ class AdoptedDriver:
         self.reschedule = runner.reschedule
         self._thread = get_ident()
         self.submits_cancels_at_once: bool = runner.is_guest
-        # Nobody has a MockClock who did not import it.
-        testing = sys.modules.get("trio.testing")
-        self._clock_jumps = testing is not None and isinstance(runner.clock, testing.MockClock)
-        self._holding_clock = False
+        self._clock_holder = ClockHolder(runner.clock)
         self.engine = Engine(options, self, ring)
+        self._clock_holder.engine = self.engine
+        self.operation_began = self._clock_holder.hold
         self._epoll_fd: int = inner._epoll.fileno()
         self._armed = False
         self._epoll_has_events = False
@@ -212,21 +211,6 @@ class AdoptedDriver:
         if runner is not self._runner:
             raise RuntimeError("this handle belongs to another Trio run")
         return task
-
-    def operation_began(self) -> None:
-        """Under a `MockClock`, time does not jump while an operation on a file is in flight."""
-        if self._clock_jumps and not self._holding_clock:
-            self._holding_clock = True
-            trio.lowlevel.spawn_system_task(self._hold_clock)
-
-    async def _hold_clock(self) -> None:
-        # The clock never jumps while a task is in wait_all_tasks_blocked.
-        wait_all_tasks_blocked = sys.modules["trio.testing"].wait_all_tasks_blocked
-        try:
-            while self.engine.bounded_in_flight:
-                await wait_all_tasks_blocked(0.001)
-        finally:
-            self._holding_clock = False
 
 
 # Identity matters: what the worker thread of a guest run returns for "enter the ring".

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import warnings
 from typing import TYPE_CHECKING
 
 import trio
 
-from . import _adopted
+from . import _adopted, _hosted
 from ._engine_ring import EngineRing
 from ._options import RingOptions
 
 if TYPE_CHECKING:
     from ._engine import Engine, RingStatistics
 
-_engine: trio.lowlevel.RunVar[Engine] = trio.lowlevel.RunVar("trio_uring engine")
+_engine: trio.lowlevel.RunVar[Engine | None] = trio.lowlevel.RunVar("trio_uring engine")
 
 
 def current_engine() -> Engine:
@@ -24,10 +27,7 @@ def current_engine() -> Engine:
         RuntimeError: not in a Trio run, or a Trio that no driver knows.
         RingUnavailableError: io_uring cannot be used here.
     """
-    try:
-        return _engine.get()
-    except LookupError:
-        return adopt(RingOptions())
+    return _engine.get(None) or adopt(RingOptions())
 
 
 def adopt(options: RingOptions, ring: EngineRing | None = None) -> Engine:
@@ -39,13 +39,35 @@ def adopt(options: RingOptions, ring: EngineRing | None = None) -> Engine:
     if _engine.get(None) is not None:
         raise RuntimeError("this run has a ring already")
     runner = _adopted.current_runner()
-    if not _adopted.recognises(runner):
-        raise RuntimeError(f"trio_uring does not know the loop of Trio {trio.__version__}")
+    adopted = _driver_wanted(runner) == "adopted"
     if ring is None:
         ring = EngineRing.make(options.sq_entries, options.cq_entries)
-    engine = _adopted.AdoptedDriver(runner, options, ring).engine
+    engine = (
+        _adopted.AdoptedDriver(runner, options, ring).engine
+        if adopted
+        else _hosted.HostedDriver(options, ring).engine
+    )
     _engine.set(engine)
     return engine
+
+
+def _driver_wanted(runner: object) -> str:
+    """``adopted``, or ``hosted`` if the environment says so or Trio is not as we know it."""
+    if os.environ.get("TRIO_URING_DRIVER") == "hosted":
+        return "hosted"
+    if _adopted.recognises(runner):
+        return "adopted"
+    _warn_unknown_trio()
+    return "hosted"
+
+
+@functools.cache
+def _warn_unknown_trio() -> None:
+    warnings.warn(
+        f"trio_uring does not know the loop of Trio {trio.__version__}: each operation costs more",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def current_statistics() -> RingStatistics:

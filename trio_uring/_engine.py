@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
+from outcome import Error
 from trio.lowlevel import enable_ki_protection
 
 from ._capabilities import require_direct_descriptors
@@ -280,13 +281,7 @@ class Engine:
 
         One system call at the most. An empty list: the time is over.
         """
-        if self._cancels:
-            self._write_cancels()
-        buffers = self.buffers
-        if buffers is not None and buffers.has_returned:
-            buffers.give_back()
-        if self.reclaim:
-            self.reclaim_dropped()
+        self._give_up()
         deadline = 0
         if timeout_ns:
             if self._stash:
@@ -308,6 +303,30 @@ class Engine:
         if self._stash:
             cqes, self._stash = self._stash + cqes, []
         return cqes
+
+    def submit(self) -> None:
+        """Submits what is prepared, for a driver whose loop sleeps elsewhere."""
+        self._give_up()
+        self.ring.submit()
+        self._flushed = self.ring.tail
+
+    def _give_up(self) -> None:
+        """What must reach the kernel before it is entered: cancels, buffers, dropped slots."""
+        if self._cancels:
+            self._write_cancels()
+        buffers = self.buffers
+        if buffers is not None and buffers.has_returned:
+            buffers.give_back()
+        if self.reclaim:
+            self.reclaim_dropped()
+
+    def fail(self, failure: BaseException) -> None:
+        """The driver broke: every task that waits for an operation gets the error."""
+        for record in self.records:
+            task = getattr(record, "task", None)
+            if task is not None:
+                record.task = None
+                self.reschedule(task, Error(failure))
 
     def dispatch(self, cqes: Iterable[tuple[int, int, int]]) -> None:
         """Hands each completion to its record."""

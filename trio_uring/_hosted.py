@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The driver for a Trio whose loop `_adopted` does not recognise: public names only.
+
+An instrument submits before the loop sleeps and takes completions after it; a system task waits on
+an eventfd that the kernel signals, so that the loop wakes. Facts that decide its shape:
+
+* The timeout of a pass is fixed before ``before_io_wait`` is called: a task that is rescheduled
+  there sleeps through it. Only ``after_io_wait`` reschedules, and what it wakes still runs in the
+  same pass.
+* An instrument that raises is disabled with a log line, and every waiter would hang. So an error is
+  kept, and all waiters wake with it.
+* Under DEFER_TASKRUN the ring's descriptor never wakes epoll; a registered eventfd does, also for
+  what completed while it was submitted.
+* The system nursery is cancelled before the last async generators end: the system task goes on
+  while anything is in flight.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import outcome
+import trio
+
+from ._clock_holder import ClockHolder
+from ._engine import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._engine_ring import EngineRing
+    from ._options import RingOptions
+
+
+class HostedDriver(trio.abc.Instrument):
+    """A ring beside Trio's loop, driven by instrument hooks."""
+
+    name = "hosted"
+    # An abort that a guest run's host makes between two passes has nobody else to submit it.
+    submits_cancels_at_once = True
+
+    def __init__(self, options: RingOptions, ring: EngineRing) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._clock_holder = ClockHolder(trio.lowlevel.current_clock())
+        self.engine = Engine(options, self, ring)
+        self._clock_holder.engine = self.engine
+        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        ring.register_eventfd(self._eventfd)
+        self._failure: BaseException | None = None
+        trio.lowlevel.add_instrument(self)
+        trio.lowlevel.spawn_system_task(self._wait_for_completions)
+
+    # -- hooks ---------------------------------------------------------------------------------
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Submits; completions wait for `after_io_wait`."""
+        try:
+            self.engine.submit()
+        except BaseException as exc:
+            self._fail(exc)
+
+    def after_io_wait(self, timeout: float) -> None:
+        """Takes completions and wakes their tasks."""
+        try:
+            self.engine.dispatch(self.engine.turn(0))
+        except BaseException as exc:
+            self._fail(exc)
+
+    def after_run(self) -> None:
+        """The run is over."""
+        self.engine.close()
+        os.close(self._eventfd)
+
+    async def _wait_for_completions(self) -> None:
+        try:
+            while True:
+                await self._wait_once()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                while self.engine.in_flight:
+                    await self._wait_once()
+            raise
+
+    async def _wait_once(self) -> None:
+        await trio.lowlevel.wait_readable(self._eventfd)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._eventfd)
+
+    def _fail(self, exc: BaseException) -> None:
+        self._failure = exc
+        self.engine.fail(exc)
+
+    # -- what the engine calls -----------------------------------------------------------------
+
+    def make_message(self, abort: Callable[..., Any]) -> Any:
+        """What `sleep` needs."""
+        return abort
+
+    async def sleep(self, abort: Any) -> Any:
+        """Sleeps until it is rescheduled; the outcome of that."""
+        return outcome.Value(await trio.lowlevel.wait_task_rescheduled(abort))
+
+    def reschedule(self, task: Any, result: Any) -> None:
+        """Wakes a task, unless `_fail` did."""
+        if task is not None:
+            trio.lowlevel.reschedule(task, result)
+
+    def current_task(self) -> Any:
+        """The running task, if it is one of this run."""
+        task = trio.lowlevel.current_task()
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError("this handle belongs to another Trio run")
+        if self._failure is not None:
+            raise self._failure
+        return task
+
+    def operation_began(self) -> None:
+        """The first operation on a file is in flight."""
+        self._clock_holder.hold()
+
+    def wake(self) -> None:
+        """Completions were taken out in mid-pass."""
+        os.eventfd_write(self._eventfd, 1)
