@@ -109,28 +109,20 @@ class AdoptedDriver:
 
     def __init__(self, runner: Any, options: RingOptions, ring: EngineRing) -> None:
         self._runner = runner
-        self._inner = inner = runner.io_manager
-        self.statistics = inner.statistics
-        self.wait_readable = inner.wait_readable
-        self.wait_writable = inner.wait_writable
-        self.notify_closing = inner.notify_closing
-        self.force_wakeup = inner.force_wakeup
+        self._inner: Any = runner.io_manager
         self.reschedule = runner.reschedule
         self._thread = get_ident()
-        self.submits_cancels_at_once: bool = runner.is_guest
+        self.submits_cancels_at_once = False
         self._clock_holder = ClockHolder(runner.clock)
         self.engine = Engine(options, self, ring)
         self._clock_holder.engine = self.engine
         self.operation_began = self._clock_holder.hold
-        self._epoll_fd: int = inner._epoll.fileno()
+        self._epoll_fd: int = self._inner._epoll.fileno()
         self._armed = False
         self._epoll_has_events = False
         self.engine.records[EPOLL_ID] = self
         self.user_data = EPOLL_ID
         self._eventfd = -1
-        if runner.is_guest:
-            self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self.engine.ring.register_eventfd(self._eventfd)
         runner.io_manager = self
 
     # -- what Trio calls -----------------------------------------------------------------------
@@ -141,6 +133,8 @@ class AdoptedDriver:
         """
         if self._eventfd >= 0 and get_ident() != self._thread:
             return self._wait_for_eventfd(timeout)
+        if self._eventfd < 0 and self._runner.is_guest:
+            self._become_guest()
         if not self._armed:
             self._arm()
         return self.engine.turn(int(timeout * 1e9))
@@ -165,6 +159,28 @@ class AdoptedDriver:
             self._eventfd = -1
         self._inner.close()
 
+    # -- readiness is the epoll manager's ------------------------------------------------------
+
+    def statistics(self) -> Any:
+        """As the epoll manager's."""
+        return self._inner.statistics()
+
+    def wait_readable(self, fd: Any) -> Any:
+        """As the epoll manager's."""
+        return self._inner.wait_readable(fd)
+
+    def wait_writable(self, fd: Any) -> Any:
+        """As the epoll manager's."""
+        return self._inner.wait_writable(fd)
+
+    def notify_closing(self, fd: Any) -> None:
+        """As the epoll manager's."""
+        self._inner.notify_closing(fd)
+
+    def force_wakeup(self) -> None:
+        """As the epoll manager's."""
+        self._inner.force_wakeup()
+
     # -- the epoll descriptor ------------------------------------------------------------------
 
     def _arm(self) -> None:
@@ -178,6 +194,13 @@ class AdoptedDriver:
         self._epoll_has_events = True
 
     # -- guest mode ----------------------------------------------------------------------------
+
+    def _become_guest(self) -> None:
+        """At the first pass: Trio says so only after the run was set up."""
+        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.engine.ring.register_eventfd(self._eventfd)
+        # A cancel that the host makes between two passes has nobody else to submit it.
+        self.submits_cancels_at_once = True
 
     def _wait_for_eventfd(self, timeout: float) -> list[tuple[int, int, int]]:
         poll = select.poll()

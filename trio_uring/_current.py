@@ -30,6 +30,15 @@ def current_engine() -> Engine:
     return _engine.get(None) or adopt(RingOptions())
 
 
+def engine_if_any() -> Engine | None:
+    """The engine of this run, if something has made one.
+
+    Raises:
+        RuntimeError: not in a Trio run.
+    """
+    return _engine.get(None)
+
+
 def adopt(options: RingOptions, ring: EngineRing | None = None) -> Engine:
     """Puts a ring into the current run's loop; ``ring`` if it was made already.
 

@@ -228,7 +228,7 @@ class ControlOperations(Operations):
     def epoll_ctl(
         self, user_data: int, epfd: int, fd: int, op: int, ev: EpollEvent | None = None
     ) -> Sqe:
-        """``epoll_ctl(2)`` (5.6), of normal descriptors only."""
+        """``epoll_ctl(2)`` (5.6) of normal descriptors only; ``op`` is an `EpollOp`."""
         if ev is None:
             return self._fill((), prep.prep_epoll_ctl, epfd, fd, op, 0, user_data)
         pin, address = ev.memory()

@@ -7,7 +7,7 @@ import errno
 import os
 import resource
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -17,7 +17,7 @@ from ._abi import Feature, Op, SetupFlag
 from ._errors import RingUnavailableError
 from ._lib import ffi, lib
 from ._ring import Ring
-from ._trial_bench import TRIALS, Bench
+from ._trial_bench import TRIALS, Bench, result
 from ._unavailable import setup_plain_ring, unavailable
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class Probe:
     kernel: str
     """The kernel's release, as ``uname -r`` prints it."""
     error: RingUnavailableError | None = None
-    """When not usable: what `lowlevel.Ring` would raise, with ``errno``, ``reason`` and ``remedy``."""
-    features: Feature = Feature(0)
+    """When not usable: what `lowlevel.Ring` raises, with ``errno``, ``reason`` and ``remedy``."""
+    features: Feature = attrs.field(default=Feature(0))
     """What io_uring_setup(2) says of the kernel."""
     ops: frozenset[Op] = frozenset()
     """The opcodes that the kernel says it knows. Empty before Linux 5.6, which cannot be asked."""
-    setup_flags: SetupFlag = SetupFlag(0)
+    setup_flags: SetupFlag = attrs.field(default=SetupFlag(0))
     """The flags with which a ring could be set up, each with those that it needs beside it."""
     behaviours: Mapping[str, bool] = attrs.field(factory=dict)
     """By name, what was found by trying; `BEHAVIOURS` says what the names mean."""
@@ -115,12 +115,17 @@ def probe() -> Probe:
         return Probe(usable=False, kernel=kernel, error=unavailable(code))
     try:
         return _probe_usable(kernel)
-    except OSError as error:  # it worked a moment ago: RLIMIT_NOFILE, RLIMIT_MEMLOCK
-        return Probe(usable=False, kernel=kernel, error=unavailable(-(error.errno or 0)))
+    except RingUnavailableError as error:
+        return Probe(usable=False, kernel=kernel, error=error)
+    except OSError as error:  # a filter that refuses io_uring_enter, a limit that is reached
+        code = -(error.errno or errno.ETIMEDOUT)
+        return Probe(usable=False, kernel=kernel, error=unavailable(code))
 
 
 def _probe_usable(kernel: str) -> Probe:
     with Bench() as bench:
+        bench.plain.nop(1)
+        result(bench.plain)
         features = Feature(bench.idle.features)
         ops = _known_ops(bench.idle)
         behaviours, untried = _try_all(bench, ops)
@@ -147,7 +152,7 @@ def _try_all(bench: Bench, ops: frozenset[Op]) -> tuple[dict[str, bool], dict[st
     behaviours: dict[str, bool] = {}
     untried: dict[str, str] = {}
     for name, trial in TRIALS.items():
-        possible = ops.issuperset(trial.ops) and all(map(behaviours.get, trial.needs))
+        possible = (not ops or ops.issuperset(trial.ops)) and all(map(behaviours.get, trial.needs))
         try:
             behaviours[name] = possible and trial.run(bench)
         except Exception as error:
@@ -168,7 +173,7 @@ def _working_setup_flags() -> SetupFlag:
 
 def _sets_up(flags: int, wq_fd: int) -> bool:
     """Not by `Ring`, which refuses what it does not offer. SQE_MIXED needs two entries."""
-    params = ffi.new("struct tu_params *", {"flags": flags, "sq_thread_idle": 1})
+    params: Any = ffi.new("struct tu_params *", {"flags": flags, "sq_thread_idle": 1})
     if flags & SetupFlag.CQSIZE:
         params.cq_entries = 4
     if flags & SetupFlag.ATTACH_WQ:
@@ -186,9 +191,9 @@ def _sets_up(flags: int, wq_fd: int) -> bool:
 def ring_memory_counts() -> bool | None:
     """Whether the memory of rings counts against ``RLIMIT_MEMLOCK``; None if that cannot be found.
 
-    It counts before Linux 5.12 and again from 6.16 to 7.2, for users without ``CAP_IPC_LOCK``. A
-    forked child tries it with a limit of 0, as nobody if this process is root: not for programs that
-    have threads.
+    It counts before Linux 5.12 and again from 6.16 to 7.2, without ``CAP_IPC_LOCK``. A
+    forked child tries it with a limit of 0, as nobody if this process is root: not for programs
+    that have threads.
     """
     child = os.fork()
     if child == 0:

@@ -123,9 +123,10 @@ class RingQueues(RingBase):
 
         Without ``SQPOLL`` always; with it only while its thread sleeps.
         """
+        sq_flags = self._counter(lib.TU_SQ_FLAGS)
         if not self.flags & SetupFlag.SQPOLL:
             return True, EnterFlag(flags)
-        if self._counter(lib.TU_SQ_FLAGS) & SqFlag.NEED_WAKEUP:
+        if sq_flags & SqFlag.NEED_WAKEUP:
             return True, EnterFlag(flags) | EnterFlag.SQ_WAKEUP
         return False, EnterFlag(flags)
 

@@ -146,12 +146,16 @@ class Registration(Settings):
         Raises:
             OSError: EOVERFLOW, what waits in a queue does not fit; EINVAL, the ring is not
                 ``DEFER_TASKRUN``, or a bad size.
-            ValueError: entries are prepared and not submitted, or the ring is ``NO_MMAP``.
+            ValueError: entries are prepared and not submitted, or the ring was made with
+                ``NO_MMAP`` or without ``NO_SQARRAY``.
         """
-        if self.flags & SetupFlag.NO_MMAP:
-            raise ValueError("a ring with NO_MMAP has its size for ever")
         if self.sq_ready():
             raise ValueError("submit the prepared entries first")
+        if self.flags & SetupFlag.NO_MMAP:
+            raise ValueError("a ring with NO_MMAP has its size for ever")
+        if not self.flags & SetupFlag.NO_SQARRAY:
+            # The kernel does not say where the index array of the new queue is: sq_off.array is 0.
+            raise ValueError("only a ring with NO_SQARRAY can be resized")
         sq_entries = sq_entries or int(self._ring.sq_entries)
         cq_entries = cq_entries or max(int(self._ring.cq_entries), sq_entries)
         fields = {

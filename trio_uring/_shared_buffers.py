@@ -8,6 +8,7 @@ and the buffer goes back before the next system call.
 
 from __future__ import annotations
 
+import errno
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,18 @@ class SharedBuffers:
         self._ring: BufferRing = ring.setup_buf_ring(count, GROUP_ID)
         self._entries = self._ring.entry_memory
         self._returned: list[int] = list(range(count))
-        self.lent = 0
         self.give_back()
+
+    @property
+    def lent(self) -> int:
+        """Buffers with data that nobody has copied out yet; 0 before 6.8, which cannot be asked."""
+        try:
+            available = self._ring.available()
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            return 0
+        return self._count - available - len(self._returned)
 
     def take(self, flags: int, nbytes: int) -> bytes:
         """A copy of what a completion with these flags received; its buffer is returned."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ADDRESS_BYTES_MAX = 128
 _UNIX_PATH_BYTES_MAX = 108
 _FLOWINFO_MAX = 0xFFFFF
+# Some builds of the socket module do not name them.
+_AF_NETLINK = 16
+_AF_VSOCK = 40
 
 _LENGTH = Struct("=I")
 # Every address starts with its family in the machine's byte order; what follows it:
@@ -129,10 +132,10 @@ def decode_address(encoded: bytes) -> Any:
     if family == socket.AF_UNIX:
         # An abstract name is all that is there; a path ends at its NUL.
         return rest if rest[:1] == b"\0" else os.fsdecode(rest.split(b"\0", 1)[0])
-    if family == socket.AF_VSOCK and len(rest) >= _VSOCK.size:
+    if family == _AF_VSOCK and len(rest) >= _VSOCK.size:
         port, cid = _VSOCK.unpack_from(rest)
         return cid, port
-    if family == socket.AF_NETLINK and len(rest) >= _NETLINK.size:
+    if family == _AF_NETLINK and len(rest) >= _NETLINK.size:
         return _NETLINK.unpack_from(rest)
     return int(family), rest
 
@@ -152,10 +155,10 @@ def _encode(address: Address, family: int | None) -> bytes:
         family, rest = socket.AF_UNIX, _encode_unix(address)
     elif not isinstance(address, tuple):
         raise TypeError(f"an address is a tuple, a path or bytes, not {address!r}")
-    elif family == socket.AF_VSOCK:
+    elif family == _AF_VSOCK:
         cid, port = address
         rest = _VSOCK.pack(port, cid)
-    elif family == socket.AF_NETLINK:
+    elif family == _AF_NETLINK:
         rest = _NETLINK.pack(*address)
     else:
         family, rest = _encode_ip(address, family)
@@ -176,7 +179,7 @@ def _encode_unix(address: Any) -> bytes:
 def _encode_ip(address: tuple[Any, ...], family: int | None) -> tuple[int, bytes]:
     if not 2 <= len(address) <= 4 or not isinstance(address[0], str):
         raise TypeError("an IP address is (host, port) or (host, port, flowinfo, scope_id)")
-    host, port, flowinfo, scope_id = (*address, 0, 0)[:4]
+    host, (port, flowinfo, scope_id) = address[0], (*address[1:], 0, 0)[:3]
     literal = _literal(host, socket.AF_INET6 if len(address) > 2 else family)
     found = socket.AF_INET if isinstance(literal, IPv4Address) else socket.AF_INET6
     if family not in (None, found) or (found == socket.AF_INET and len(address) > 2):

@@ -8,6 +8,7 @@ page that each class names.
 from __future__ import annotations
 
 import platform
+from enum import IntEnum
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -60,7 +61,7 @@ class Timespec(NamedTuple):
             return cls(*time)
         if isinstance(time, int):
             return cls(time)
-        return cls(*divmod(round(time * NS_PER_S), NS_PER_S))
+        return cls(*divmod(round(time * 1e9), NS_PER_S))
 
     def memory(self) -> tuple[Pin, int]:
         """The struct and its address."""
@@ -182,6 +183,14 @@ class Siginfo(_Filled):
 
 # Packed on x86, so that 32-bit and 64-bit programs share it; elsewhere not.
 _EPOLL_EVENT = Struct("=IQ" if platform.machine() in ("x86_64", "i386", "i686") else "@IQ")
+
+
+class EpollOp(IntEnum):
+    """What ``epoll_ctl`` does with a descriptor: ``EPOLL_CTL_*``."""
+
+    ADD = 1
+    DEL = 2
+    MOD = 3
 
 
 class EpollEvent(NamedTuple):

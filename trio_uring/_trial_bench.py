@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""What a trial of the kernel works with: rings, descriptors that are closed after it, waits that end."""
+"""What a trial of the kernel works with: rings, descriptors closed after it, waits that end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TRIALS: dict[str, Trial] = {}
 
 
 def trial(kernel: str, meaning: str, *ops: Op, needs: tuple[str, ...] = ()) -> Callable[[Run], Run]:
-    """Adds a function to `TRIALS`; it runs if all of ``ops`` are known and all of ``needs`` hold."""
+    """Adds a function to `TRIALS`; it runs if all ``ops`` are known and all ``needs`` hold."""
 
     def add(run: Run) -> Run:
         name = run.__name__.removeprefix("try_")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Behaviours of the kernel that decide fallbacks, each found by trying it once.
 
-Neither the version nor the opcode list tells them: distributions back-port, flags and sub-commands
-have no list, and URING_CMD is listed by kernels whose sockets refuse it. What a kernel does not know
-it answers with EINVAL or EOPNOTSUPP, in the completion or from io_uring_register(2).
+Neither the version nor the opcode list tells them: distributions back-port, flags and
+sub-commands have no list, and URING_CMD is listed by kernels whose sockets refuse it. What a kernel
+does not know it answers with EINVAL or EOPNOTSUPP, in the completion or from io_uring_register(2).
 
 Facts about io_uring that the order of the trials depends on:
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Why ``io_uring_setup(2)`` was refused, in words, and what would change it.
 
-The errno alone says little: EPERM is a sysctl (6.6), a seccomp filter or a security module; ENOSYS is
-a kernel without io_uring or again a filter. So the files that tell them apart are read.
+The errno alone says little: EPERM is a sysctl (6.6), a seccomp filter or a security module; ENOSYS
+is a kernel without io_uring or again a filter. So the files that tell them apart are read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ VERSIONS = (
 def read_file(path: str) -> str:
     """The text of a file in /proc without white space at its ends; empty when it cannot be read."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError:
         return ""
@@ -52,8 +52,8 @@ def read_file(path: str) -> str:
 def setup_error(code: int) -> Exception:
     """The exception for ``code``, what ``tu_setup`` answered: a negative errno.
 
-    `RingUnavailableError` if no ring can be set up here, else the plain error: the size or the flags
-    were the reason.
+    `RingUnavailableError` if no ring can be set up here, else the plain error: the size or the
+    flags were the reason.
     """
     if code == -errno.ENOMEM or (code in _REFUSALS and setup_plain_ring() == code):
         return unavailable(code)
@@ -110,8 +110,8 @@ def _not_implemented(code: int, read: Reader) -> tuple[str, str]:
         return f"Linux {release} has none: it came with 5.1", VERSIONS
     if _has_seccomp_filter(read):
         return (
-            f"Linux {release} answers that it has none: a seccomp filter can be the cause, as those "
-            "of container runtimes and sandboxes are, or a kernel without CONFIG_IO_URING",
+            f"Linux {release} answers that it has none: a seccomp filter can be the cause, as "
+            "those of container runtimes and sandboxes are, or a kernel without CONFIG_IO_URING",
             SECCOMP_REMEDY,
         )
     return (
@@ -125,8 +125,8 @@ def _no_memory(code: int, read: Reader) -> tuple[str, str]:
     if soft == resource.RLIM_INFINITY or _has_capability(CAP_IPC_LOCK, read):
         return "there is not enough memory for a ring of this size", "Make the ring smaller"
     return (
-        f"the memory of all rings of this user counts against RLIMIT_MEMLOCK, which is {soft} bytes "
-        f"(hard limit {_bytes(hard)})",
+        f"the memory of all rings of this user counts against RLIMIT_MEMLOCK, which is {soft} "
+        f"bytes (hard limit {_bytes(hard)})",
         f"Raise it (ulimit -l, now {soft // 1024} KiB; LimitMEMLOCK= of systemd; memlock in "
         "/etc/security/limits.conf), use fewer or smaller rings, or another kernel: those before "
         "5.12 and from 6.16 to 7.2 count rings, the others do not",
@@ -148,7 +148,7 @@ def _too_many_files(code: int, read: Reader) -> tuple[str, str]:
 
 
 def _other(code: int, read: Reader) -> tuple[str, str]:
-    return f"io_uring_setup answers {os.strerror(-code)}", "Nothing is known about this case"
+    return f"it answers {os.strerror(-code)!r}", "Nothing is known about this case"
 
 
 _REASONS: dict[int, Callable[[int, Reader], tuple[str, str]]] = {
