@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     import trio_uring
 
+pytest_plugins = ["trio_uring.testing"]
+
 
 def open_fds() -> dict[int, str]:
     """What each file descriptor of this process is."""

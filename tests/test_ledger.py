@@ -266,6 +266,18 @@ def test_a_mixed_ring_gives_records_of_one_size(fake: Callable[..., FakeRing]) -
     assert ring.counters[4] == ring.counters[5]
 
 
+def test_a_big_cqe_without_its_second_half_does_not_lead_past_the_tail(
+    fake: Callable[..., FakeRing],
+) -> None:
+    """A kernel that publishes one place of a big CQE is not believed to have published two."""
+    ring = fake(2, 4, flags=SetupFlag.CQE_MIXED)
+    ring.post(1, flags=CqeFlag.F32, extra=bytes(16))
+    ring.counters[5] = 1
+
+    assert [record[0] for record in ring.copy()] == [1]
+    assert ring.counters[4] == 1
+
+
 def test_a_gap_alone_is_no_completion(fake: Callable[..., FakeRing]) -> None:
     """A CQE that only fills the end of the queue is consumed, and counts as nothing."""
     ring = fake(2, 4, flags=SetupFlag.CQE_MIXED)

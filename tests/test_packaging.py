@@ -104,7 +104,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 def test_the_wheel_has_the_extension_its_types_and_the_tag_of_the_limited_api(
     workshop: Workshop,
 ) -> None:
-    """A wheel built from a checkout holds _uring, py.typed and both licences, for every CPython 3."""
+    """A wheel built from a checkout holds _uring, py.typed and both licences."""
     wheel = workshop.wheel_of(workshop.checkout)
     names = zipfile.ZipFile(wheel).namelist()
     suffix = sysconfig.get_config_var("EXT_SUFFIX") if FREE_THREADED else ".abi3.so"

@@ -212,10 +212,12 @@ def test_completions_of_32_bytes_are_big_tuples() -> None:
     """CQE32: five numbers, of which a NOP leaves the last two 0."""
     with ring_with(SetupFlag.CQE32) as ring:
         ring.nop(1)
-        assert ring.submit_and_copy_cqes(1, 1) == [BigCqe(1, 0, 0, 0, 0)]
+        cqes: list[Any] = ring.submit_and_copy_cqes(1, 1)
+        assert cqes == [BigCqe(1, 0, 0, 0, 0)]
+        assert type(cqes[0]) is BigCqe
         ring.nop(2)
         ring.submit()
-        assert ring.cq.cqes == [BigCqe(2, 0, 0, 0, 0)]
+        assert [tuple(cqe) for cqe in ring.cq.cqes] == [(2, 0, 0, 0, 0)]
         out = bytearray(70)
         assert ring.copy_cqes_into(out) == 1
         assert out[:32] == (2).to_bytes(8, "little") + bytes(24)
@@ -223,8 +225,9 @@ def test_completions_of_32_bytes_are_big_tuples() -> None:
 
 def test_completions_of_both_sizes_mix() -> None:
     """CQE_MIXED: 500 completions of random sizes come in order, across every end of the queue."""
+    # Nothing overflows: with big CQEs in the overflow list, Linux 6.18 loses small ones.
     rng = random.Random(1)
-    with ring_with(SetupFlag.CQE_MIXED, 4, cq_entries=8) as ring:
+    with ring_with(SetupFlag.CQE_MIXED, 4, cq_entries=16) as ring:
         copied: list[Any] = []
         expected: list[tuple[int, bool]] = []
         while len(expected) < 500:
@@ -235,9 +238,9 @@ def test_completions_of_both_sizes_mix() -> None:
                     sqe.op_flags, sqe.off, sqe.addr = NopFlag.CQE32, len(expected), 7
                 expected.append((len(expected), big))
             ring.submit()
-            copied += ring.copy_cqes(rng.randrange(9), 1, WAIT_S)
-        while ring.in_flight:
-            copied += ring.copy_cqes(8, 1, WAIT_S)
+            copied += ring.copy_cqes(rng.randrange(1, 5), 1, WAIT_S)
+            copied += ring.copy_cqes(16)
+        assert ring.in_flight == 0
         assert [(c[0], c[1]) for c in copied] == [(number, 0) for number, _ in expected]
         assert [c.extra1 for c in copied] == [number if big else 0 for number, big in expected]
 

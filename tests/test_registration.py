@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""io_uring_register(2) without files and buffers: eventfd, restrictions, workers, size, and more."""
+"""io_uring_register(2) without files and buffers: eventfd, restrictions, workers, size."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import select
 import socket
 import threading
 import time
-from contextlib import contextmanager
-from struct import Struct
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,10 +37,11 @@ from trio_uring.lowlevel import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from struct import Struct
 
 AT_FDCWD = -100
 DEFER = SetupFlag.SINGLE_ISSUER | SetupFlag.DEFER_TASKRUN
+RESIZABLE = DEFER | SetupFlag.NO_SQARRAY
 NOBODY = 65534
 
 
@@ -290,7 +291,7 @@ def test_the_thread_that_enables_a_ring_owns_it() -> None:
 
 
 def test_a_restricted_ring_does_only_what_is_allowed(tmp_path: Path) -> None:
-    """K92: with FIXED_FILE required, a normal descriptor, an unlisted op and an update are EACCES."""
+    """K92: FIXED_FILE required: a normal descriptor, an unlisted op, an update are EACCES."""
     path = tmp_path / "file"
     path.write_bytes(b"text")
     with open_ring(4, SetupFlag.R_DISABLED) as ring, path.open("rb") as file:
@@ -333,6 +334,16 @@ def test_restrictions_are_registered_once_and_before_the_ring_is_enabled(ring: R
 # -- workers ---------------------------------------------------------------------------------------
 
 
+def worker_cpus() -> list[set[int]]:
+    """The CPUs of each worker that the kernel made for the calling thread."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # workers end when they are idle
+            if (task / "comm").read_text() == f"iou-wrk-{threading.get_native_id()}\n":
+                found.append(os.sched_getaffinity(int(task.name)))
+    return found
+
+
 def test_worker_limits_are_set_and_the_old_ones_returned(ring: Ring) -> None:
     """0 leaves a limit as it is."""
     with needs("IOWQ_MAX_WORKERS"):
@@ -342,17 +353,22 @@ def test_worker_limits_are_set_and_the_old_ones_returned(ring: Ring) -> None:
     assert ring.register_iowq_max_workers(*before) == (3, 5)
 
 
-def test_workers_run_on_the_cpus_that_were_chosen(ring: Ring) -> None:
-    """A worker of the ring shows the mask in /proc; unregistering gives it all CPUs again."""
+def test_workers_run_on_the_cpus_that_were_chosen() -> None:
+    """A worker that is started afterwards has the chosen mask; unregistering ends the choice."""
     cpus = os.sched_getaffinity(0)
-    with needs("IOWQ_AFF"):
-        ring.register_iowq_aff({max(cpus)})
-    with open("/dev/zero", "rb") as zero:
-        ring.read(1, zero.fileno(), bytearray(1), 0).flags |= SqeFlag.ASYNC
-        assert run_one(ring).res == 1
-    ring.unregister_iowq_aff()
-    with raises_errno(errno.EINVAL):
-        ring.register_iowq_aff(())
+
+    def chosen() -> list[set[int]]:
+        with open_ring(2) as ring, open("/dev/zero", "rb") as zero:
+            with needs("IOWQ_AFF"):
+                ring.register_iowq_aff({max(cpus)})
+            ring.read(1, zero.fileno(), bytearray(1), 0).flags |= SqeFlag.ASYNC
+            assert run_one(ring).res == 1
+            found = worker_cpus()
+            ring.unregister_iowq_aff()
+            return found
+
+    # Workers belong to a thread: those of this one may be there already.
+    assert in_thread(chosen) == [{max(cpus)}]
 
 
 # -- the ring's own descriptor ---------------------------------------------------------------------
@@ -418,14 +434,16 @@ def test_sync_cancel_ends_what_matches(ring: Ring, by: str) -> None:
             "opcode": {"opcode": Op.RECV},
             "fd and user_data": {"fd": mine.fileno(), "user_data": 1},
         }
-        if by not in ("any", "opcode"):
-            ring.recv(2, other.fileno(), bytearray(1))
+        others = [] if by in ("any", "opcode") else [2]
+        for user_data in others:
+            ring.recv(user_data, other.fileno(), bytearray(1))
         ring.submit()
         with needs(f"SYNC_CANCEL by {by}"):
             assert ring.sync_cancel(**keys[by]) in (0, 1)  # type: ignore[arg-type]
         assert wait_cqes(ring, 1) == [Cqe(1, -errno.ECANCELED, 0)]
         peer.send(b"x")
-        assert [cqe.user_data for cqe in wait_cqes(ring, ring.in_flight)] == [2] * ring.in_flight
+        assert ring.in_flight == len(others)
+        assert [cqe.user_data for cqe in wait_cqes(ring, len(others))] == others
 
 
 def test_sync_cancel_of_nothing_is_enoent(ring: Ring) -> None:
@@ -445,7 +463,7 @@ def test_sync_cancel_of_nothing_is_enoent(ring: Ring) -> None:
 
 
 def test_waits_measure_their_timeout_by_the_registered_clock(ring: Ring) -> None:
-    """CLOCK_BOOTTIME and CLOCK_MONOTONIC are taken and waits still end; the wall clock is EINVAL."""
+    """CLOCK_BOOTTIME and CLOCK_MONOTONIC are taken and waits end; the wall clock is EINVAL."""
     with needs("CLOCK"):
         ring.register_clock(time.CLOCK_BOOTTIME)
     assert ring.copy_cqes(1, 1, timeout=0.001) == []
@@ -466,9 +484,9 @@ def test_napi_settings_are_returned_when_they_are_replaced(ring: Ring) -> None:
 
 
 @pytest.fixture
-def defer_ring() -> Iterator[Ring]:
-    with needs("DEFER_TASKRUN"):
-        ring = open_ring(4, DEFER, cq_entries=8)
+def resizable() -> Iterator[Ring]:
+    with needs("DEFER_TASKRUN or NO_SQARRAY"):
+        ring = open_ring(4, RESIZABLE, cq_entries=8)
     with ring:
         yield ring
 
@@ -481,10 +499,10 @@ def fill(ring: Ring, count: int, first: int = 0) -> None:
 
 @pytest.mark.parametrize("size", [(16, 64), (2, 4), (0, 32), (8, 0), (4, 8)])
 def test_resized_queues_keep_their_completions_and_go_on(
-    defer_ring: Ring, size: tuple[int, int]
+    resizable: Ring, size: tuple[int, int]
 ) -> None:
     """Completions from before are there after; the counters go on; 0 leaves a size as it was."""
-    ring = defer_ring
+    ring = resizable
     for number in range(7):  # so that head and tail are not 0
         ring.nop(number)
         run_one(ring)
@@ -502,24 +520,24 @@ def test_resized_queues_keep_their_completions_and_go_on(
     assert ring.in_flight == 0
 
 
-def test_an_entry_from_before_a_resize_is_dead(defer_ring: Ring) -> None:
+def test_an_entry_from_before_a_resize_is_dead(resizable: Ring) -> None:
     """Its memory is unmapped: writing a field raises instead."""
-    sqe = defer_ring.nop(1)
-    run_one(defer_ring)
+    sqe = resizable.nop(1)
+    run_one(resizable)
     with needs("RESIZE_RINGS"):
-        defer_ring.resize_rings(8, 16)
+        resizable.resize_rings(8, 16)
     with pytest.raises(Exception, match="buffer"):
         sqe.user_data = 2
 
 
-def test_what_does_not_fit_into_smaller_queues_is_not_lost(defer_ring: Ring) -> None:
+def test_what_does_not_fit_into_smaller_queues_is_not_lost(resizable: Ring) -> None:
     """EOVERFLOW, and the ring stays as it was."""
-    fill(defer_ring, 4)
-    fill(defer_ring, 3, first=4)
+    fill(resizable, 4)
+    fill(resizable, 3, first=4)
     with needs("RESIZE_RINGS"), raises_errno_or_einval(errno.EOVERFLOW):
-        defer_ring.resize_rings(2, 4)
+        resizable.resize_rings(2, 4)
 
-    assert [cqe.user_data for cqe in wait_cqes(defer_ring, 7)] == list(range(7))
+    assert [cqe.user_data for cqe in wait_cqes(resizable, 7)] == list(range(7))
 
 
 @contextmanager
@@ -531,18 +549,25 @@ def raises_errno_or_einval(code: int) -> Iterator[None]:
         raise found.value
 
 
-def test_prepared_entries_are_not_moved(defer_ring: Ring) -> None:
+def test_prepared_entries_are_not_moved(resizable: Ring) -> None:
     """A resize with unsubmitted entries is a ValueError, and they are submitted afterwards."""
-    defer_ring.nop(1)
+    resizable.nop(1)
     with pytest.raises(ValueError, match="submit the prepared entries"):
-        defer_ring.resize_rings(8, 16)
-    assert run_one(defer_ring) == Cqe(1, 0, 0)
+        resizable.resize_rings(8, 16)
+    assert run_one(resizable) == Cqe(1, 0, 0)
 
 
-def test_only_a_ring_with_deferred_work_is_resized(ring: Ring) -> None:
-    """Without DEFER_TASKRUN it is EINVAL; as a raw command it is refused, for it moves memory."""
-    with raises_errno(errno.EINVAL):
+def test_only_a_ring_made_for_it_is_resized(ring: Ring) -> None:
+    """It needs DEFER_TASKRUN and NO_SQARRAY; the raw command is refused, for it moves memory."""
+    with pytest.raises(ValueError, match="NO_SQARRAY"):
         ring.resize_rings(16)
+    with needs("NO_SQARRAY or NO_MMAP"):
+        plain = open_ring(2, SetupFlag.NO_SQARRAY)
+        own = open_ring(2, SetupFlag.NO_SQARRAY | SetupFlag.NO_MMAP)
+    with plain, raises_errno(errno.EINVAL):
+        plain.resize_rings(16)
+    with own, pytest.raises(ValueError, match="NO_MMAP"):
+        own.resize_rings(16)
     with pytest.raises(ValueError, match="resize_rings"):
         ring.register(RegisterOp.RESIZE_RINGS, bytearray(120), 1)
     ring.nop(1)

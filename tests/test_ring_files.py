@@ -137,7 +137,7 @@ def test_a_multishot_read_brings_every_write_in_a_buffer_of_its_own() -> None:
             skip_unknown(Op.READ_MULTISHOT, cqe.res)
             assert (cqe.res, bool(cqe.flags & CqeFlag.MORE)) == (len(data), True)
             start = 4 * (cqe.flags >> CQE_BUFFER_SHIFT)
-            assert memory[start : start + cqe.res] == data
+            assert bytes(memory[start : start + cqe.res]) == data
         os.write(writer, b"f")
         assert wait_cqes(ring, 1) == [(2, -errno.ENOBUFS, 0)]
 

@@ -8,12 +8,13 @@ import mmap
 import os
 import resource
 import threading
+import time
 from pathlib import Path
 from struct import Struct
 from typing import Any
 
 import pytest
-from ring_help import a_pipe, open_ring, run_one, wait_cqes
+from ring_help import WAIT_S, a_pipe, open_ring, run_one, wait_cqes
 
 from trio_uring._errors import CLOSED, IN_USE, check
 from trio_uring._lib import ffi
@@ -336,7 +337,9 @@ def test_a_ring_with_an_awake_submission_thread_needs_no_enter() -> None:
 def test_a_sleeping_submission_thread_is_woken_by_submit() -> None:
     """A7, A19: after sq_thread_idle ms it asks for a wake-up, by NEED_WAKEUP."""
     with open_ring(1, SetupFlag.SQPOLL, sq_thread_idle=1) as ring:
+        deadline = time.monotonic() + WAIT_S
         while not ring.sq.flags & SqFlag.NEED_WAKEUP:
+            assert time.monotonic() < deadline
             os.sched_yield()
         assert ring.sq_ring_needs_enter() == (True, EnterFlag.SQ_WAKEUP)
         ring.nop(1)

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
         Probe,
         probe,
     )
+    from ._run import (
+        RingInstrument,
+        run,
+        start_guest_run,
+    )
     from ._scope import (
         FileNursery,
         FileScope,
@@ -57,6 +62,7 @@ __all__ = [
     "Probe",
     "RingClosedError",
     "RingError",
+    "RingInstrument",
     "RingOptions",
     "RingStatistics",
     "RingUnavailableError",
@@ -72,7 +78,9 @@ __all__ = [
     "pipe_direct",
     "probe",
     "register",
+    "run",
     "socket_direct",
+    "start_guest_run",
 ]
 
 _MODULES = {
@@ -102,6 +110,11 @@ _MODULES = {
         "BEHAVIOURS",
         "Probe",
         "probe",
+    ),
+    "_run": (
+        "RingInstrument",
+        "run",
+        "start_guest_run",
     ),
     "_scope": (
         "FileNursery",

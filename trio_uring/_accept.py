@@ -91,14 +91,15 @@ class AcceptedConnections:
     @enable_ki_protection
     async def __aexit__(self, *exc_info: object) -> None:
         self._ended = True
+        self._wake()  # another task, that is in __anext__
         for accept in self._accepts:
             self._engine.cancel(accept)
         # Cancelled accepts end at once; what they still bring is closed with the rest.
         with trio.CancelScope(shield=True):
             while self._accepts:
                 await self._wait()
-        while self._ready:
-            await trio.aclose_forcefully(self._ready.pop())
+            while self._ready:
+                await trio.aclose_forcefully(self._ready.pop())
 
     def __aiter__(self) -> AcceptedConnections:
         return self
@@ -109,6 +110,7 @@ class AcceptedConnections:
             raise RuntimeError("use it inside its async with block")
         if self._waiting is not None:
             raise trio.BusyResourceError("another task is waiting for a connection")
+        self._engine.check_run()
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             if self._ready:
@@ -121,10 +123,15 @@ class AcceptedConnections:
                 raise error
             self.listener._checked_slot()
             if not self._accepts:
-                [slot] = await reserve(self._engine)
+                [slot] = await reserve(self._engine, listener=self.listener)
+                if self._ended:
+                    self._engine.release_slot(slot)
+                    raise trio.ClosedResourceError("the async with block has ended")
                 self._submit(slot)
             self._take_ahead()
             await self._wait()
+            if self._ended:
+                raise trio.ClosedResourceError("the async with block has ended")
 
     def _take_ahead(self) -> None:
         table = self._engine.table
@@ -175,6 +182,9 @@ class AcceptedConnections:
             if -res not in _OTHERS_FAULT and res != -errno.ECANCELED:
                 self._error = OSError(-res, os.strerror(-res))
         self.listener._operation_ended()
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiting is not None:
             task, self._waiting = self._waiting, None
             trio.lowlevel.reschedule(task)

@@ -153,11 +153,13 @@ class AdoptedDriver:
 
     def close(self) -> None:
         """The run ends, or a guest run was abandoned and is collected, in whatever thread."""
-        self.engine.close()
-        if self._eventfd >= 0:
-            os.close(self._eventfd)
-            self._eventfd = -1
-        self._inner.close()
+        try:
+            self.engine.close()
+        finally:
+            if self._eventfd >= 0:
+                os.close(self._eventfd)
+                self._eventfd = -1
+            self._inner.close()
 
     # -- readiness is the epoll manager's ------------------------------------------------------
 

@@ -31,8 +31,11 @@ class ClockHolder:
     def hold(self) -> None:
         """An operation on a file has begun, and was the first in flight."""
         if self._jumps and not self._holding:
+            try:
+                trio.lowlevel.spawn_system_task(self._hold)
+            except RuntimeError:
+                return  # the run is over but for its async generators, and nothing jumps any more
             self._holding = True
-            trio.lowlevel.spawn_system_task(self._hold)
 
     async def _hold(self) -> None:
         # The clock never jumps while a task is in wait_all_tasks_blocked.

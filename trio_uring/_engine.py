@@ -159,6 +159,10 @@ class Engine:
                 self.driver.operation_began()
         return operation, sqe
 
+    def check_run(self) -> None:
+        """Raises `RuntimeError` outside of the run of this engine, before anything is changed."""
+        self._current_task()
+
     def _new_record(self) -> Operation:
         operation = Operation(self, len(self.records))
         self.records.append(operation)
@@ -221,7 +225,8 @@ class Engine:
     def _discard(self, operation: Operation) -> None:
         """Takes back a record whose SQE could not be written."""
         file = operation.file
-        self.take_back(operation)
+        prep_nop(self.ring.entry(operation.position), IGNORED_ID)
+        self._ended(operation)
         operation._recycle()
         if file is not None:
             file._operation_ended()
@@ -233,7 +238,10 @@ class Engine:
             tail - self._flushed
         ) & U32 or self.closed:
             return False
-        prep_nop(self.ring.entry(operation.position), IGNORED_ID)
+        sqe = self.ring.entry(operation.position)
+        if sqe.user_data != operation.user_data:
+            return False  # the position of an operation that is 2**32 SQEs old
+        prep_nop(sqe, IGNORED_ID)
         self._ended(operation)
         return True
 
@@ -268,11 +276,12 @@ class Engine:
 
     def _write_cancels(self) -> None:
         while self._cancels:
-            user_data = self._cancels.pop()
-            if self.records[user_data & INDEX_MASK].user_data != user_data:
-                continue  # it has ended meanwhile
-            prep_cancel(self.own_sqe(), user_data, 0, IGNORED_ID)
-            self.cancels_sent += 1
+            user_data = self._cancels[-1]
+            # Else it has ended meanwhile.
+            if self.records[user_data & INDEX_MASK].user_data == user_data:
+                prep_cancel(self.own_sqe(), user_data, 0, IGNORED_ID)
+                self.cancels_sent += 1
+            self._cancels.pop()
 
     # -- one pass ------------------------------------------------------------------------------
 
@@ -283,6 +292,8 @@ class Engine:
         """
         self._give_up()
         deadline = 0
+        if self.reclaim:
+            self._stash.append((IGNORED_ID, 0, 0))  # a pass with something to do is not idle
         if timeout_ns:
             if self._stash:
                 timeout_ns = 0
@@ -310,15 +321,17 @@ class Engine:
         self.ring.submit()
         self._flushed = self.ring.tail
 
+    def has_news(self) -> bool:
+        """The next `dispatch` has something to do: a loop that sleeps elsewhere must not."""
+        return bool(self._stash or self.reclaim) or self.ring.has_completions()
+
     def _give_up(self) -> None:
-        """What must reach the kernel before it is entered: cancels, buffers, dropped slots."""
+        """What must reach the kernel before it is entered: cancels, buffers."""
         if self._cancels:
             self._write_cancels()
         buffers = self.buffers
         if buffers is not None and buffers.has_returned:
             buffers.give_back()
-        if self.reclaim:
-            self.reclaim_dropped()
 
     def fail(self, failure: BaseException) -> None:
         """The driver broke: every task that waits for an operation gets the error."""
@@ -338,6 +351,9 @@ class Engine:
                 record.complete(res, flags)
             else:
                 self.late_completions += 1
+        # Here and not before the wait: who gets a slot now must not sleep through it.
+        if self.reclaim:
+            self.reclaim_dropped()
 
     def flush_now(self) -> None:
         """Submits what is prepared, cancels included, and lets the kernel work it off.
@@ -349,10 +365,14 @@ class Engine:
 
     def _submit_full_queue(self) -> None:
         self.queue_full_count += 1
-        for _ in range(3):
+        fruitless = 0
+        while fruitless < 3:
+            stashed = len(self._stash)
             self._take_out()
             if not self.ring.is_full():
                 return
+            # EBUSY: kernels before 6.0 submit nothing while completions overflow.
+            fruitless = 0 if len(self._stash) > stashed else fruitless + 1
         raise SubmissionQueueFull("the kernel takes no submissions")
 
     def _take_out(self) -> None:
@@ -455,12 +475,21 @@ class Engine:
         if self.closed:
             return
         self.closed = True
-        if self.pid == os.getpid():
-            self.reclaim_dropped()
-            for reference in list(self.files.values()):
-                if (file := reference()) is not None:
-                    file._abandoned_by_run()
-        self.ring.close(DRAIN_TIMEOUT_S)
+        try:
+            if self.pid == os.getpid():
+                self._close_files()
+        finally:
+            self.ring.close(DRAIN_TIMEOUT_S)
+
+    def _close_files(self) -> None:
+        """The ring takes the table with it; what remains are companions, and complaints."""
+        while self.reclaim:
+            _, companion = self.reclaim.pop()
+            if companion >= 0:
+                os.close(companion)
+        for reference in list(self.files.values()):
+            if (file := reference()) is not None:
+                file._abandoned_by_run()
 
     def statistics(self) -> RingStatistics:
         """See `current_statistics`."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from ._abi import EnterFlag, SetupFlag
+from ._abi import EnterFlag, SetupFlag, SqFlag
 from ._lib import lib
 from ._queue import U32
 from ._ring import Ring
@@ -68,15 +68,20 @@ class EngineRing(Ring):
         if pending < 0:
             return pending
         rc = lib.tu_enter(self._ring, pending, 0, EnterFlag.GETEVENTS, -1)
-        if rc < 0:
-            return rc
-        return lib.tu_copy_cqes(self._ring, self._copied, self._copy_max, 0, -1)
+        # Also after an error: EBUSY goes away when completions are taken.
+        count = lib.tu_copy_cqes(self._ring, self._copied, self._copy_max, 0, -1)
+        return count or min(rc, 0)
 
     def turned(self, count: int) -> list[tuple[int, int, int]]:
         """The completions of the last turn: user_data, res, flags."""
         if count <= 0:
             return []
         return list(self._cqe_struct.iter_unpack(self._copied_view[: count * 16]))
+
+    def has_completions(self) -> bool:
+        """The next `turn` will find completions, or at least deferred work."""
+        flags = lib.tu_counter(self._ring, lib.TU_SQ_FLAGS)
+        return bool(flags & (SqFlag.CQ_OVERFLOW | SqFlag.TASKRUN)) or self.cq_ready() > 0
 
     def is_full(self) -> bool:
         """No SQE is free."""

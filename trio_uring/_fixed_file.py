@@ -19,6 +19,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from ._abi import Op
 from ._buffers import TRANSFER_BYTES_MAX, c_string, iovecs, readable, writable
@@ -132,6 +133,7 @@ class FixedFile(trio.abc.AsyncResource):
 
     # -- close ---------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         """Closes the file: ``close_direct``.
 
@@ -144,7 +146,9 @@ class FixedFile(trio.abc.AsyncResource):
             await trio.lowlevel.checkpoint()
             return
         engine = self._engine
+        engine.check_run()
         slot = self._start_closing()
+        self._end_waits()
         self._closed = trio.Event()
         try:
             if self._in_flight:
@@ -169,6 +173,9 @@ class FixedFile(trio.abc.AsyncResource):
             self._owner.forget(self)
         return slot
 
+    def _end_waits(self) -> None:
+        """Ends what waits for something else than an operation on this handle."""
+
     def _empty_at_once(self, slot: int) -> None:
         engine = self._engine
         if engine.closed:
@@ -186,6 +193,7 @@ class FixedFile(trio.abc.AsyncResource):
     def _close_now(self) -> None:
         """Closes without waiting, as a cancelled `aclose` does."""
         slot = self._start_closing()
+        self._end_waits()
         if self._in_flight:
             self._engine.cancel_operations_of(self)
         self._empty_at_once(slot)

@@ -39,7 +39,7 @@ from ._sockaddr import SockAddr
 from ._structs import int_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ._buffers import ReadableBuffer, WritableBuffer
     from ._engine import Engine
@@ -77,8 +77,14 @@ class FixedSocket(FixedFile):
         self._receiving = False
         self._sending = False
         self._broken: OSError | None = None
+        # What tasks that wait for a slot, to accept into, want to be told when this closes.
+        self._waiting_for_slot: set[Callable[[], None]] = set()
         # Bytes that a multishot receive had taken when it was ended.
         self._received: deque[bytes] = deque()
+
+    def _end_waits(self) -> None:
+        for end in list(self._waiting_for_slot):
+            end()
 
     def _check_broken(self) -> None:
         if self._broken is not None:
@@ -211,7 +217,8 @@ class FixedSocket(FixedFile):
         """
         engine = self._engine
         self._checked_slot()
-        [taken] = await reserve(engine, slot=slot, wait=wait)
+        engine.check_run()
+        [taken] = await reserve(engine, slot=slot, wait=wait, listener=self)
         try:
             if capabilities().install:
                 await engine.perform_on(self, prep_accept_direct, 0, 0, 0, taken, bounded=False)
@@ -461,7 +468,10 @@ class FixedSocket(FixedFile):
 
     async def shutdown(self, how: int) -> None:
         """Ends sending (``SHUT_WR``), receiving, or both. shutdown(2); 5.11."""
-        await self._engine.perform_on(self, prep_shutdown, how)
+        try:
+            await self._engine.perform_on(self, prep_shutdown, how)
+        except OSError as exc:
+            self._failed(exc)
 
 
 def _prep_sockopt(

@@ -49,15 +49,21 @@ class HostedDriver(trio.abc.Instrument):
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         ring.register_eventfd(self._eventfd)
         self._failure: BaseException | None = None
+        self._waits = False
         trio.lowlevel.add_instrument(self)
-        trio.lowlevel.spawn_system_task(self._wait_for_completions)
+        self._begin_to_wait()
 
     # -- hooks ---------------------------------------------------------------------------------
 
     def before_io_wait(self, timeout: float) -> None:
         """Submits; completions wait for `after_io_wait`."""
         try:
+            if not self._waits:
+                self._begin_to_wait()
             self.engine.submit()
+            # The kernel signals a completion once; the system task may have read that already.
+            if self.engine.has_news():
+                self.wake()
         except BaseException as exc:
             self._fail(exc)
 
@@ -72,6 +78,13 @@ class HostedDriver(trio.abc.Instrument):
         """The run is over."""
         self.engine.close()
         os.close(self._eventfd)
+
+    def _begin_to_wait(self) -> None:
+        """Starts the system task; a run that only begins has no nursery for it yet."""
+        root = trio.lowlevel.current_root_task()
+        if root is not None and root.child_nurseries:
+            trio.lowlevel.spawn_system_task(self._wait_for_completions)
+            self._waits = True
 
     async def _wait_for_completions(self) -> None:
         try:

@@ -66,8 +66,8 @@ class Msghdr:
         name, control = bytes(ADDRESS_BYTES_MAX * with_address), bytes(ancbufsize)
         if isinstance(buffers, BufferSelection):
             # Of the one iovec the kernel takes the length only.
-            limit, address = struct_memory("uint64_t[]", [0, buffers.nbytes])
-            made._build(((limit,), address, int(buffers.nbytes > 0)), name, control)
+            limit, address = struct_memory("uint64_t[]", [0, buffers.limit])
+            made._build(((limit,), address, 1), name, control)
             made.selection = buffers
         else:
             made._build(iovecs(buffers, to_kernel=False), name, control)

@@ -45,7 +45,7 @@ class FileOperations(Operations):
         if isinstance(buffer, (list, tuple)):
             return self.readv(user_data, fd, buffer, offset)
         if isinstance(buffer, BufferSelection):
-            return self._select(buffer, (), prep_read, fd, 0, buffer.nbytes, offset, user_data)
+            return self._select(buffer, (), prep_read, fd, 0, buffer.limit, offset, user_data)
         pin, address, nbytes = writable(cast("WritableBuffer", buffer))
         if nbytes > TRANSFER_BYTES_MAX:
             nbytes = TRANSFER_BYTES_MAX

@@ -256,7 +256,7 @@ class SocketOperations(Operations):
     ) -> Sqe:
         """``recv(2)`` (5.6). Result: bytes received, 0 at the end of a stream."""
         if isinstance(buffer, BufferSelection):
-            return self._select(buffer, (), prep_recv, fd, 0, buffer.nbytes, flags, user_data)
+            return self._select(buffer, (), prep_recv, fd, 0, buffer.limit, flags, user_data)
         pin, address, nbytes = writable(buffer)
         if nbytes > TRANSFER_BYTES_MAX:
             nbytes = TRANSFER_BYTES_MAX

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import errno
 import time
+from struct import Struct
 from typing import TYPE_CHECKING
 
-from ._abi import CancelFlag
+from ._abi import CancelFlag, Feature, RegisterOp
 from ._errors import SubmissionQueueFull
+from ._lib import ffi, lib
 from ._prep import prep_cancel
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 # a drain, starts only then, and the first request did not find it.
 PAUSE_S = 0.05
 U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
+# struct io_uring_sync_cancel_reg: addr, fd, flags, timeout seconds and nanoseconds, opcode
+SYNC_CANCEL = Struct("=QiIqqB31x")
 
 
 def end_operations(ring: RingQueues, timeout: float) -> list[Cqe]:
@@ -81,11 +85,30 @@ def _unused_user_data(ring: RingQueues, cqes: Iterable[Cqe]) -> int:
 
 
 def request_cancel(ring: RingQueues) -> None:
-    """Prepares requests for all that is in flight, as many as there is room for."""
-    targets: Iterable[tuple[int, int]] = [(0, CancelFlag.ALL | CancelFlag.ANY)]
+    """Asks for the end of all that is in flight."""
+    flags = CancelFlag.ALL | CancelFlag.ANY
+    if ring.features & Feature.LINKED_FILE and _cancel_by_register(ring, flags):
+        return
+    targets: Iterable[tuple[int, int]] = [(0, flags)]
     if ring._cancel_singly:
         counts = _in_flight(ring).items()
         targets = [(number, 0) for number, count in counts for _ in range(count)]
+    _prepare_requests(ring, targets)
+
+
+def _cancel_by_register(ring: RingQueues, flags: int) -> bool:
+    """Without an entry, which might wait behind a drain (6.0); whether the kernel can.
+
+    Kernels 5.10 to 5.12 would wait for everything in flight before they refuse an unknown command:
+    this is tried where 5.17 or later has shown itself by a feature.
+    """
+    arg = ffi.new("char[]", SYNC_CANCEL.pack(0, -1, flags, 0, 0, 0))
+    rc = lib.tu_register(ring._ring, RegisterOp.SYNC_CANCEL, arg, 1)
+    return rc not in (-errno.EINVAL, -errno.EACCES)
+
+
+def _prepare_requests(ring: RingQueues, targets: Iterable[tuple[int, int]]) -> None:
+    """Requests for these user_data and flags, as many as there is room for."""
     for user_data, flags in targets:
         if user_data == ring._cancel_id:
             continue

@@ -46,6 +46,7 @@ class ReceivedData:
         self._end: int | None = None
         self._waiting: Any = None
         self._entered = False
+        self._ended = False
         # SEND_ZC came with 6.0, and so did multishot receive.
         self._supported = Op.SEND_ZC in capabilities().ops
 
@@ -60,6 +61,8 @@ class ReceivedData:
 
     @enable_ki_protection
     async def __aexit__(self, *exc_info: object) -> None:
+        self._ended = True
+        self._wake()  # another task, that is in __anext__
         if self._armed:
             self._engine.cancel(self)
             with trio.CancelScope(shield=True):
@@ -76,8 +79,11 @@ class ReceivedData:
 
     @enable_ki_protection
     async def __anext__(self) -> bytes:
+        if not self._entered or self._ended:
+            raise RuntimeError("use it inside its async with block")
         if self._waiting is not None:
             raise trio.BusyResourceError("another task is waiting for data")
+        self._engine.check_run()
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._chunks:
             if self._end is not None:
@@ -88,6 +94,8 @@ class ReceivedData:
             if not self._armed:
                 self._arm()
             await self._wait()
+            if self._ended:
+                raise trio.ClosedResourceError("the async with block has ended")
         await trio.lowlevel.cancel_shielded_checkpoint()
         return self._chunks.popleft()
 
@@ -149,7 +157,11 @@ class ReceivedData:
         elif len(self._chunks) >= CHUNKS_MAX and not self._cancelling:
             self._cancelling = True
             engine.cancel(self)
-        if self._waiting is not None and (self._chunks or not self._armed):
+        if self._chunks or not self._armed:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None:
             task, self._waiting = self._waiting, None
             trio.lowlevel.reschedule(task)
 

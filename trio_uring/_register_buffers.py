@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ._abi import RSRC_REGISTER_SPARSE, CloneFlag, RegisterOp
 from ._buf_ring import BufferRing
 from ._buffers import writable
-from ._lib import NULL, address_of, ffi
+from ._lib import NULL, address_of, ffi, lib
 from ._register_files import (
     RSRC_REGISTER,
     RSRC_UPDATE2,
@@ -103,7 +103,7 @@ class RegisteredBuffers(RegisteredFiles):
         what = "io_uring_register(BUFFERS2)"
         self._register(RegisterOp.BUFFERS2, arg, RSRC_REGISTER.size, what)
         self._set_buffers(exports)
-        self._expect_tags(tagged, count, RegisterOp.UNREGISTER_BUFFERS)
+        self._tagged_buffers_end = self._expect_tags(tagged, 0, count)
 
     def register_buffers_sparse(self, count: int) -> None:
         """Makes a table of ``count`` empty places for `register_buffers_update_tag`. (5.19)"""
@@ -132,7 +132,8 @@ class RegisteredBuffers(RegisteredFiles):
         what = "io_uring_register(BUFFERS_UPDATE)"
         done = self._register(RegisterOp.BUFFERS_UPDATE, arg, RSRC_UPDATE2.size, what)
         self._replace_buffers(offset, exports[:done])
-        self._expect_tags(tagged, done, RegisterOp.UNREGISTER_BUFFERS)
+        end = self._expect_tags(tagged, offset, done)
+        self._tagged_buffers_end = max(self._tagged_buffers_end, end)
         return done
 
     def _replace_buffers(self, offset: int, exports: list[Pin | None]) -> None:
@@ -140,6 +141,14 @@ class RegisteredBuffers(RegisteredFiles):
         self._set_buffers(self._buffers + [None] * (end - len(self._buffers)))
         self._keep_until_idle(self._buffers[offset:end])
         self._buffers[offset:end] = exports
+
+    def _release_buffer_tags(self) -> None:
+        """As `_release_file_tags`."""
+        end, self._tagged_buffers_end = self._tagged_buffers_end, 0
+        if end:
+            iov, tags = ffi.new("uint64_t[]", 2 * end), tag_array(None, end)
+            arg = argument(RSRC_UPDATE2, 0, 0, address_of(iov), address_of(tags), end, 0)
+            lib.tu_register(self._ring, RegisterOp.BUFFERS_UPDATE, arg, RSRC_UPDATE2.size)
 
     def unregister_buffers(self) -> None:
         """Drops the table of registered buffers. (5.1)
@@ -149,9 +158,9 @@ class RegisteredBuffers(RegisteredFiles):
         Raises:
             OSError: ENXIO, no table.
         """
+        self._release_buffer_tags()
         what = "io_uring_register(UNREGISTER_BUFFERS)"
         self._register(RegisterOp.UNREGISTER_BUFFERS, NULL, 0, what)
-        self._tagged.discard(RegisterOp.UNREGISTER_BUFFERS)
         self._keep_until_idle(self._buffers)
         self._set_buffers([])
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from ._abi import RSRC_REGISTER_SPARSE, Feature, RegisterOp
 from ._lib import NULL, CData, address_of, ffi, lib
 from ._queue import RingQueues
-from ._queue_close import _in_flight as in_flight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,9 +50,9 @@ class RegisteredFiles(RingQueues):
     """The methods of `Ring` for the file table."""
 
     def __init__(self, entries: int, flags: int = 0, **params: int) -> None:
-        # How to unregister what has tags; and the tags, of which some may have come.
-        self._tagged: set[RegisterOp] = set()
-        self._tags: set[int] = set()
+        # Where the tagged files and buffers end in their tables, if there are any.
+        self._tagged_files_end = 0
+        self._tagged_buffers_end = 0
         super().__init__(entries, flags, **params)
 
     def _register(self, opcode: int, arg: CData, count: int, what: str) -> int:
@@ -65,22 +64,22 @@ class RegisteredFiles(RingQueues):
             if rc != -errno.EINTR:
                 return self._check(rc, what)
 
-    def _expect_tags(self, tags: CData, count: int, unregister: RegisterOp) -> None:
-        for tag in tags[0:count]:
+    def _expect_tags(self, tags: CData, offset: int, count: int) -> int:
+        """Enters the tags of resources from ``offset`` on in the ledger; returns where they end."""
+        end = 0
+        for place, tag in enumerate(tags[0:count], offset):
             if tag:
-                self._tagged.add(unregister)
-                self._tags.add(tag)
                 self._check(lib.tu_expect(self._ring, tag), "tags")
+                end = place + 1
+        return end
 
-    def _release_tags(self) -> None:
-        """When the ring closes: unregisters what has tags once nothing but tags is in flight.
-
-        Only then do they come; and a kernel before 6.13 would wait here for operations.
-        """
-        if self._tagged and in_flight(self).keys() <= self._tags:
-            for opcode in self._tagged:
-                lib.tu_register(self._ring, opcode, NULL, 0)
-            self._tagged.clear()
+    def _release_file_tags(self) -> None:
+        """Empties the slots with tags: unregistering alone posts no tags before 6.13."""
+        end, self._tagged_files_end = self._tagged_files_end, 0
+        if end:
+            array = ffi.new("int32_t[]", [-1] * end)
+            arg = argument(FILES_UPDATE, 0, 0, address_of(array))
+            lib.tu_register(self._ring, RegisterOp.FILES_UPDATE, arg, end)
 
     def register_files(self, fds: Iterable[int]) -> None:
         """Makes ``fds`` the file table: slot 0 has the first. -1 leaves a slot empty. (5.1)
@@ -110,7 +109,7 @@ class RegisteredFiles(RingQueues):
         arg = argument(RSRC_REGISTER, count, 0, 0, address_of(array), address_of(tagged))
         self._register(RegisterOp.FILES2, arg, RSRC_REGISTER.size, "io_uring_register(FILES2)")
         self._has_files = True
-        self._expect_tags(tagged, count, RegisterOp.UNREGISTER_FILES)
+        self._tagged_files_end = self._expect_tags(tagged, 0, count)
 
     def register_files_sparse(self, count: int) -> None:
         """Makes a file table of ``count`` empty slots. (5.19; earlier as an array of -1)
@@ -158,7 +157,8 @@ class RegisteredFiles(RingQueues):
         arg = argument(RSRC_UPDATE2, offset, 0, address_of(array), address_of(tagged), count, 0)
         what = "io_uring_register(FILES_UPDATE2)"
         done = self._register(RegisterOp.FILES_UPDATE2, arg, RSRC_UPDATE2.size, what)
-        self._expect_tags(tagged, done, RegisterOp.UNREGISTER_FILES)
+        end = self._expect_tags(tagged, offset, done)
+        self._tagged_files_end = max(self._tagged_files_end, end)
         return done
 
     def unregister_files(self) -> None:
@@ -169,9 +169,9 @@ class RegisteredFiles(RingQueues):
         Raises:
             OSError: ENXIO, no table.
         """
+        self._release_file_tags()
         self._register(RegisterOp.UNREGISTER_FILES, NULL, 0, "io_uring_register(UNREGISTER_FILES)")
         self._has_files = False
-        self._tagged.discard(RegisterOp.UNREGISTER_FILES)
 
     def register_file_alloc_range(self, offset: int, length: int) -> None:
         """`FILE_INDEX_ALLOC` finds slots only in ``[offset, offset + length)``. (6.0)

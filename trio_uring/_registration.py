@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ._lib import CData
 
 ANY_INDEX = 0xFFFFFFFF
+# Set in a command, the descriptor is an index.
+USE_REGISTERED_RING = 1 << 31
 # struct io_uring_sync_cancel_reg: addr, fd, flags, timeout seconds and nanoseconds, opcode
 SYNC_CANCEL = Struct("=QiIqqB31x")
 
@@ -67,7 +69,7 @@ class Registration(Settings):
             OSError: EEXIST, it has one already; EBUSY, the thread's 16 are taken.
         """
         what = "io_uring_register(RING_FDS)"
-        if self._index >= 0:
+        if self._index >= 0 or self.flags & SetupFlag.REGISTERED_FD_ONLY:
             self._check(-errno.EEXIST, what)
         arg = argument(FILES_UPDATE, ANY_INDEX, 0, self.fd & 0xFFFFFFFF)
         self._register(RegisterOp.RING_FDS, arg, 1, what)
@@ -195,7 +197,7 @@ class Registration(Settings):
         Raises:
             ValueError: for RESIZE_RINGS, which moves the queues: see `resize_rings`.
         """
-        if opcode == RegisterOp.RESIZE_RINGS:
+        if opcode & ~USE_REGISTERED_RING == RegisterOp.RESIZE_RINGS:
             raise ValueError("use resize_rings")
         memory = NULL
         if arg is not None:
@@ -213,5 +215,7 @@ class Registration(Settings):
         return super()._drain(timeout)
 
     def _cancel_all(self) -> None:
-        self._release_tags()
+        # What is tagged and registered would be in flight for ever.
+        self._release_file_tags()
+        self._release_buffer_tags()
         super()._cancel_all()

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from ._direct import accept_direct, open_direct, pipe_direct, register, socket_direct
 
@@ -66,6 +66,7 @@ class FileScope(trio.abc.AsyncResource):
         self._files.pop(file, None)
         file._owner = None
 
+    @enable_ki_protection
     async def open_direct(
         self,
         path: Path,
@@ -80,6 +81,7 @@ class FileScope(trio.abc.AsyncResource):
         file = await open_direct(path, flags, mode, dir_fd=dir_fd, slot=slot, wait=wait)
         return self.adopt(file)
 
+    @enable_ki_protection
     async def socket_direct(
         self,
         family: int = 2,
@@ -92,12 +94,14 @@ class FileScope(trio.abc.AsyncResource):
         """`trio_uring.socket_direct` into this scope."""
         return self.adopt(await socket_direct(family, type, proto, slot=slot, wait=wait))
 
+    @enable_ki_protection
     async def accept_direct(
         self, listener: FixedSocket, *, slot: int | None = None, wait: bool = True
     ) -> FixedSocket:
         """`trio_uring.accept_direct` into this scope."""
         return self.adopt(await accept_direct(listener, slot=slot, wait=wait))
 
+    @enable_ki_protection
     async def pipe_direct(
         self, flags: int = 0, *, wait: bool = True
     ) -> tuple[FixedFile, FixedFile]:
@@ -110,12 +114,14 @@ class FileScope(trio.abc.AsyncResource):
             raise
         return reader, self.adopt(writer)
 
+    @enable_ki_protection
     async def register(
         self, fd: Any, *, slot: int | None = None, wait: bool = True
     ) -> FixedFile | FixedSocket:
         """`trio_uring.register` into this scope."""
         return self.adopt(await register(fd, slot=slot, wait=wait))
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         """Closes every handle, last opened first; all of them, even if one close fails.
 
@@ -199,16 +205,27 @@ class FileNursery(FileScope):
             trio.ClosedResourceError: the handle is closed.
         """
         file._checked_slot()
-        self.nursery.start_soon(_run_with, file, async_fn, args, name=name or async_fn)
-        if file._owner is not None:
-            file._owner.forget(file)
+        scope = FileScope()
+        self.nursery.start_soon(_run_with, scope, async_fn, file, args, name=name or async_fn)
+        scope.adopt(file)
 
 
+@enable_ki_protection
 async def _run_with(
-    file: FixedFile, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]
+    scope: FileScope,
+    async_fn: Callable[..., Awaitable[object]],
+    file: FixedFile,
+    args: tuple[Any, ...],
 ) -> None:
-    async with file:
-        await async_fn(file, *args)
+    async with scope:
+        await _run_interruptible(async_fn, file, args)
+
+
+@disable_ki_protection
+async def _run_interruptible(
+    async_fn: Callable[..., Awaitable[object]], file: FixedFile, args: tuple[Any, ...]
+) -> None:
+    await async_fn(file, *args)
 
 
 def open_file_scope() -> FileScope:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import outcome
 import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
@@ -16,13 +17,22 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from ._engine import Engine
+    from ._fixed_socket import FixedSocket
 
 
 @enable_ki_protection
 async def reserve(
-    engine: Engine, count: int = 1, *, slot: int | None = None, wait: bool = True
+    engine: Engine,
+    count: int = 1,
+    *,
+    slot: int | None = None,
+    wait: bool = True,
+    listener: FixedSocket | None = None,
 ) -> list[int]:
-    """``count`` free slots, or the named one; waits in a fair queue until there are some."""
+    """``count`` free slots, or the named one; waits in a fair queue until there are some.
+
+    The wait ends with `trio.ClosedResourceError` when ``listener`` is closed.
+    """
     table = engine.table
     if slot is not None:
         table.take_manual(slot)
@@ -47,7 +57,19 @@ async def reserve(
         table.withdraw(waiter)
         return Abort.SUCCEEDED
 
-    await trio.lowlevel.wait_task_rescheduled(abort)
+    def listener_closed() -> None:
+        if granted:
+            return  # the task is on its way, and will find the listener closed
+        table.withdraw(waiter)
+        error = trio.ClosedResourceError("another task closed the listener")
+        trio.lowlevel.reschedule(task, outcome.Error(error))
+
+    waits = set() if listener is None else listener._waiting_for_slot
+    waits.add(listener_closed)
+    try:
+        await trio.lowlevel.wait_task_rescheduled(abort)
+    finally:
+        waits.discard(listener_closed)
     return granted
 
 

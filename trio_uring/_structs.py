@@ -13,7 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ._abi import FUTEX2_SIZE_U32
-from ._buffers import readable, struct_memory, writable
+from ._buffers import TRANSFER_BYTES_MAX, readable, struct_memory, writable
 from ._lib import CData, ffi
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ class BufferSelection:
             raise ValueError("nbytes must fit in 32 bits")
         self.group_id = group_id
         self.nbytes = nbytes
+
+    @property
+    def limit(self) -> int:
+        """``nbytes`` as a limit: only newer kernels, and multishots, take 0 for all."""
+        return self.nbytes or TRANSFER_BYTES_MAX
 
     def __repr__(self) -> str:
         return f"BufferSelection(group_id={self.group_id}, nbytes={self.nbytes})"

@@ -169,5 +169,3 @@ if find_spec("pytest") is not None:
         """The ring of this run is `TINY_RING`; the options it was made with."""
         adopt_ring(TINY_RING)
         return TINY_RING
-
-

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""For tests of the engine: peers outside of the ring, runs in other processes, slow operations."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+import trio_uring
+from trio_uring._current import current_engine
+from trio_uring.lowlevel import SqeFlag, prep_readv
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from trio_uring._engine import Engine
+
+# Longer than anything here takes on an emulated machine: only a hang gets there.
+WAIT_S = 30.0
+LONG = os.environ.get("TRIO_URING_LONG") == "1"
+LOOPBACK = ("127.0.0.1", 0)
+
+
+def rounds(usual: int = 300, long: int = 10_000) -> int:
+    """How often to repeat a race; ``TRIO_URING_LONG=1`` asks for the long form."""
+    return long if LONG else usual
+
+
+def engine() -> Engine:
+    """The engine of the current run."""
+    return current_engine()
+
+
+async def passes(count: int) -> None:
+    """Lets the loop make ``count`` passes."""
+    for _ in range(count):
+        await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def socket_pair() -> AsyncIterator[tuple[trio_uring.FixedSocket, socket.socket]]:
+    """One end of a stream in a slot, the other an ordinary non-blocking socket."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.setblocking(False)
+        with ours:
+            handle = await trio_uring.register(ours)
+        assert isinstance(handle, trio_uring.FixedSocket)
+        async with handle:
+            yield handle, theirs
+
+
+async def listen(
+    backlog: int = 4096, address: tuple[str, int] = LOOPBACK
+) -> tuple[trio_uring.FixedSocket, tuple[str, int]]:
+    """A TCP listener in a slot, and its address."""
+    listener = await trio_uring.socket_direct(socket.AF_INET, socket.SOCK_STREAM)
+    await listener.bind(address)
+    await listener.listen(backlog)
+    return listener, await listener.getsockname()
+
+
+@asynccontextmanager
+async def unix_listener() -> AsyncIterator[tuple[trio_uring.FixedSocket, bytes]]:
+    """A listener to which clients connect without waiting, and its abstract address."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind("")
+        sock.listen(4096)
+        name = sock.getsockname()
+        handle = await trio_uring.register(sock)
+    assert isinstance(handle, trio_uring.FixedSocket)
+    async with handle:
+        yield handle, name
+
+
+def connect(address: bytes | tuple[str, int]) -> socket.socket:
+    """A client that is connected, or on its way."""
+    family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
+    client = socket.socket(family, socket.SOCK_STREAM)
+    client.setblocking(family == socket.AF_UNIX)
+    client.connect_ex(address)
+    client.setblocking(False)
+    return client
+
+
+def can_bind(address: tuple[str, int]) -> bool:
+    """Whether nobody has the port."""
+    with socket.socket() as sock:
+        try:
+            sock.bind(address)
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def big_file(mebibytes: int = 2048) -> Iterator[int]:
+    """A descriptor of a file of zeroes that take no memory."""
+    fd = os.memfd_create("zeroes", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, mebibytes << 20)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+async def slow_read(file: trio_uring.FixedFile, mebibytes: int = 512) -> int:
+    """Reads that much in a kernel thread, all into one buffer.
+
+    Once such an operation has begun the kernel will not cancel it; it ends by itself.
+    """
+    from trio_uring._buffers import iovecs
+
+    buffer = bytearray(1 << 20)
+    pins, address, count = iovecs([buffer] * mebibytes, to_kernel=False)
+    return await engine().perform_on(
+        file, prep_readv, address, count, 0, pins=pins, flags=SqeFlag.ASYNC
+    )
+
+
+def python_command(program: str, *args: str) -> list[str]:
+    """The command that runs a program in a fresh interpreter."""
+    return [sys.executable, "-X", "faulthandler", "-c", program, *args]
+
+
+def python_env() -> dict[str, str]:
+    """An environment in which the modules of these tests can be imported."""
+    here = Path(__file__).parent
+    return dict(os.environ, PYTHONPATH=os.pathsep.join([str(here), str(here.parent)]))
+
+
+def run_python(
+    program: str, *args: str, timeout: float = 2 * WAIT_S, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a fresh interpreter, with the modules of these tests at hand."""
+    done = subprocess.run(
+        python_command(program, *args),
+        env=python_env(),
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not check or done.returncode == 0, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
+    return done
