@@ -62,6 +62,7 @@ async def listen(
 ) -> tuple[trio_uring.FixedSocket, tuple[str, int]]:
     """A TCP listener in a slot, and its address."""
     listener = await trio_uring.socket_direct(socket.AF_INET, socket.SOCK_STREAM)
+    await listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     await listener.bind(address)
     await listener.listen(backlog)
     return listener, await listener.getsockname()
@@ -91,8 +92,9 @@ def connect(address: bytes | tuple[str, int]) -> socket.socket:
 
 
 def can_bind(address: tuple[str, int]) -> bool:
-    """Whether nobody has the port."""
+    """Whether nobody listens on the port; connections that are ending do not count."""
     with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(address)
         except OSError:

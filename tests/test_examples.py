@@ -24,11 +24,13 @@ import pytest
 import trio
 
 import trio_uring
+from trio_uring.testing import requires_direct_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest.importorskip("h11", reason="the static file server needs h11")
+pytestmark = requires_direct_descriptors()
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 CLIENTS = 200
@@ -534,26 +536,26 @@ async def test_clients_that_hang_up_in_the_middle_cost_the_others_nothing(
 
     async def be_client(number: int) -> None:
         if number % 2:
-            await leave_in_the_middle(own, number // 2)
+            await leave_in_the_middle(busy, number // 2)
         else:
-            right.append(await visit(own, sums, number // 2, 2))
+            right.append(await visit(busy, sums, number // 2, 2))
 
-    with started("static_server.py", site, "--port", 0) as own:
+    with started("static_server.py", site, "--port", 0) as busy:
         with trio.fail_after(LIMIT_S):
             async with trio.open_nursery() as nursery:
                 for number in range(CLIENTS):
                     nursery.start_soon(be_client, number)
-        await own.only_the_listener_is_left()
+        await busy.only_the_listener_is_left()
 
         assert right == [2 * len(sums)] * (CLIENTS // 2)
-        assert await visit(own, sums, 0, 1) == len(sums)
+        assert await visit(busy, sums, 0, 1) == len(sums)
 
-        async with await trio.open_tcp_stream("127.0.0.1", own.port) as idle:
+        async with await trio.open_tcp_stream("127.0.0.1", busy.port) as idle:
             await Client(idle).ask("/huge.bin")
             await idle.receive_some(1)
-            assert own.interrupt() in (0, 130)
-        assert own.errors() == ""
-        with started("static_server.py", site, "--port", own.port) as next_server:
+            assert busy.interrupt() in (0, 130)
+        assert busy.errors() == ""
+        with started("static_server.py", site, "--port", busy.port) as next_server:
             assert await visit(next_server, sums, 0, 1) == len(sums)
             assert next_server.interrupt() in (0, 130)
 
@@ -565,15 +567,15 @@ async def test_a_table_of_eight_slots_serves_two_hundred_clients(
     right: list[int] = []
 
     async def be_client(number: int) -> None:
-        right.append(await visit(own, sums, number, 1))
+        right.append(await visit(tiny, sums, number, 1))
 
-    with started("static_server.py", site, "--port", 0, "--slots", 8) as own:
+    with started("static_server.py", site, "--port", 0, "--slots", 8) as tiny:
         with trio.fail_after(LIMIT_S):
             async with trio.open_nursery() as nursery:
                 for number in range(CLIENTS):
                     nursery.start_soon(be_client, number)
-        await own.only_the_listener_is_left()
+        await tiny.only_the_listener_is_left()
 
         assert right == [len(sums)] * CLIENTS
-        assert own.interrupt() in (0, 130)
-        assert own.errors() == ""
+        assert tiny.interrupt() in (0, 130)
+        assert tiny.errors() == ""

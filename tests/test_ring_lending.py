@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,11 @@ from trio_uring.lowlevel import (
     Op,
     PinnedBuffer,
     Ring,
+    RingClosedError,
+    SetupFlag,
     Sqe,
     SubmissionQueueFull,
+    WrongThreadError,
 )
 
 if TYPE_CHECKING:
@@ -143,6 +147,38 @@ def test_an_exception_between_taking_and_filling_leaves_no_entry() -> None:
         with pytest.raises(KeyboardInterrupt):
             ring._fill((), interrupted)
         assert ring.submit() == 0
+
+
+@pytest.mark.parametrize("name", [*FILLED, *TAKEN])
+def test_no_operation_is_prepared_on_a_closed_ring(name: str) -> None:
+    """RingClosedError, and the buffer is free."""
+    ring, buffer = open_ring(2), bytearray(8)
+    ring.close()
+    with pytest.raises(RingClosedError):
+        (FILLED | TAKEN)[name](ring, buffer)
+    assert resized(buffer)
+
+
+def test_another_thread_prepares_nothing_in_a_ring_with_one_issuer() -> None:
+    """Neither one operation nor many at once, though there is room."""
+    try:
+        ring = open_ring(4, SetupFlag.SINGLE_ISSUER)
+    except OSError as exc:
+        pytest.skip(f"no SINGLE_ISSUER, of Linux 6.0: {exc}")
+    refused: list[Exception] = []
+
+    def work() -> None:
+        for prepare in (lambda: ring.nop(1), lambda: ring.nop_many([1, 2])):
+            try:
+                prepare()
+            except WrongThreadError as exc:
+                refused.append(exc)
+
+    with ring:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert (len(refused), ring.sq_ready()) == (2, 0)
 
 
 def test_a_full_queue_borrows_nothing() -> None:

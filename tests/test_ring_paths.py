@@ -152,12 +152,16 @@ def test_attributes_of_a_path_are_set_and_got(tmp_path: Path, attribute: str) ->
         assert run_one(ring).res == -errno.EEXIST
 
 
-def test_attributes_of_a_slot_are_set_and_got(tmp_path: Path, attribute: str) -> None:
-    """fsetxattr and fgetxattr take a slot as well as a descriptor."""
+def test_attributes_of_an_open_file_are_set_and_got(tmp_path: Path, attribute: str) -> None:
+    """fsetxattr and fgetxattr take a descriptor, and on newer kernels a slot."""
     with a_file(tmp_path) as fd, open_ring(1) as ring:
-        ring.register_files([fd])
         assert completes(ring, ring.fsetxattr(1, fd, attribute, b"value", os.XATTR_CREATE)).res == 0
         buffer = bytearray(8)
-        sqe = ring.fgetxattr(1, 0, attribute.encode(), buffer).use_registered_fd()
-        assert completes(ring, sqe).res == 5
+        assert completes(ring, ring.fgetxattr(1, fd, attribute.encode(), buffer)).res == 5
         assert bytes(buffer) == b"value\0\0\0"
+        ring.register_files([fd])
+        ring.fgetxattr(1, 0, attribute, bytearray(8)).use_registered_fd()
+        cqe = run_one(ring)
+        if cqe.res == -errno.EBADF:
+            pytest.skip("FGETXATTR of this kernel takes no slots")
+        assert cqe.res == 5

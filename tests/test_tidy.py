@@ -25,10 +25,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("_trial*", "_probe"),
     ),
     "L3 engine": (
-        *("_options", "_capabilities", "_operation", "_engine*", "_shared_buffers", "_slots"),
+        *("_options", "_statistics", "_driver", "_capabilities", "_operation", "_engine*", "_shared_buffers", "_slots"),
         *("_adopted", "_hosted", "_clock_holder", "_current", "_run"),
     ),
-    "L4 handles": ("_fixed_*", "_accept", "_recv_multishot", "_scope", "_direct"),
+    "L4 handles": ("_handle", "_fixed_*", "_socket_setup", "_accept", "_recv_multishot", "_scope", "_direct"),
     "L5 Trio's interfaces": ("_stream*", "_listener*", "_file", "_path", "socket"),
     "L6 face": ("lowlevel", "__init__", "testing", "__main__"),
 }

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         register,
         socket_direct,
     )
-    from ._engine import RingStatistics
     from ._errors import (
         ForkedRingError,
         RingClosedError,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
         open_file_scope,
         open_nursery,
     )
+    from ._statistics import RingStatistics
 
 __all__ = [
     "BEHAVIOURS",
@@ -93,7 +93,7 @@ _MODULES = {
         "register",
         "socket_direct",
     ),
-    "_engine": ("RingStatistics",),
+    "_statistics": ("RingStatistics",),
     "_errors": (
         "ForkedRingError",
         "RingClosedError",

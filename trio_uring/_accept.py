@@ -124,14 +124,14 @@ class AcceptedConnections:
             self.listener._checked_slot()
             if not self._accepts:
                 [slot] = await reserve(self._engine, listener=self.listener)
-                if self._ended:
-                    self._engine.release_slot(slot)
-                    raise trio.ClosedResourceError("the async with block has ended")
                 self._submit(slot)
             self._take_ahead()
             await self._wait()
-            if self._ended:
-                raise trio.ClosedResourceError("the async with block has ended")
+            self._check_open()
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise trio.ClosedResourceError("the async with block has ended")
 
     def _take_ahead(self) -> None:
         table = self._engine.table
@@ -148,6 +148,7 @@ class AcceptedConnections:
     def _submit(self, slot: int) -> None:
         engine, listener = self._engine, self.listener
         try:
+            self._check_open()
             number = listener._checked_slot()
             accept = _Accept(self, slot)
             sqe = engine.own_sqe()

@@ -36,7 +36,6 @@ import types
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-import trio
 from trio._core import _run, _traps
 
 from ._clock_holder import ClockHolder

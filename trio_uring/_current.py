@@ -15,7 +15,8 @@ from ._engine_ring import EngineRing
 from ._options import RingOptions
 
 if TYPE_CHECKING:
-    from ._engine import Engine, RingStatistics
+    from ._engine import Engine
+    from ._statistics import RingStatistics
 
 _engine: trio.lowlevel.RunVar[Engine | None] = trio.lowlevel.RunVar("trio_uring engine")
 

@@ -11,9 +11,8 @@ import errno
 import os
 import resource
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import attrs
 from outcome import Error
 from trio.lowlevel import enable_ki_protection
 
@@ -30,11 +29,13 @@ from ._operation import (
 )
 from ._prep import prep_cancel, prep_nop
 from ._shared_buffers import SharedBuffers
+from ._statistics import RingStatistics
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
+    from ._driver import Driver
     from ._engine_ring import EngineRing
     from ._options import RingOptions
     from ._sqe import Sqe
@@ -47,51 +48,6 @@ _TRY_AGAIN = frozenset({-errno.EINTR, -errno.ETIME, -errno.EBUSY, -errno.EAGAIN}
 
 # How long the end of a run waits for operations that cannot be cancelled: a disk read that began.
 DRAIN_TIMEOUT_S = 10.0
-
-
-class Driver(Protocol):
-    """What the engine needs of the loop that it is part of."""
-
-    name: str
-    submits_cancels_at_once: bool
-
-    def make_message(self, abort: Callable[..., Any]) -> Any: ...
-    def sleep(self, message: Any, /) -> Awaitable[Any]: ...
-    def current_task(self) -> Any: ...
-    def reschedule(self, task: Any, outcome: Any) -> None: ...
-    def operation_began(self) -> None: ...
-    def wake(self) -> None: ...
-
-
-@attrs.frozen(kw_only=True)
-class RingStatistics:
-    """What the ring of the current run is doing; see `current_statistics`."""
-
-    driver: str
-    """``adopted``: the ring is part of Trio's loop."""
-    operations_in_flight: int
-    """Operations prepared or submitted whose final CQE was not seen."""
-    submitted: int
-    """SQEs handed to the kernel since the ring was made, modulo 2**32."""
-    completed: int
-    """CQEs that were handled."""
-    enters: int
-    """``io_uring_enter`` system calls."""
-    queue_full_count: int
-    """Times that the submission queue was full and was submitted in mid-pass."""
-    overflow_count: int
-    """Passes that found more completions than the completion queue holds."""
-    cancels_sent: int
-    """Cancel requests submitted."""
-    late_completions: int
-    """CQEs of operations that had already ended; always 0."""
-    slots_used: int
-    """Slots of the file table that hold a file or are reserved for one."""
-    slots_free: int
-    slots_quarantined: int
-    """Slots that were closed while an operation in flight still named them."""
-    buffers_lent: int
-    """Provided buffers that hold data nobody has copied out yet."""
 
 
 class Engine:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from ._buffers import Path
     from ._fixed_file import FixedFile
     from ._fixed_socket import FixedSocket
+    from ._handle import Handle
 
-    FileT = TypeVar("FileT", bound=FixedFile)
+    FileT = TypeVar("FileT", bound=Handle)
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -34,11 +35,11 @@ class FileScope(trio.abc.AsyncResource):
     """Owns handles and closes them at its end; made by `open_file_scope`."""
 
     def __init__(self) -> None:
-        self._files: dict[FixedFile, None] = {}
+        self._files: dict[Handle, None] = {}
         self._closed = False
 
     @property
-    def files(self) -> tuple[FixedFile, ...]:
+    def files(self) -> tuple[Handle, ...]:
         """The handles that it owns, first opened first."""
         return tuple(self._files)
 
@@ -61,7 +62,7 @@ class FileScope(trio.abc.AsyncResource):
             )
         return file
 
-    def forget(self, file: FixedFile) -> None:
+    def forget(self, file: Handle) -> None:
         """The handle is closed or has another owner."""
         self._files.pop(file, None)
         file._owner = None

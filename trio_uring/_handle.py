@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The life of a handle: from the slot that it was given to the moment that the slot is free.
+
+Closing. The slot number leaves the handle when closing starts, so that no later call can name it.
+The operations in flight on it are cancelled and waited for: closing a slot stops nothing, an
+operation keeps the file and would go on taking data; and the kernel looks up the slot of some
+operations late, so that a slot must not be used again while any SQE names it. Then the slot is
+emptied by a close operation. A close that is itself cancelled empties the slot at once, without an
+SQE (`Engine.empty_slot`), and the slot stays in quarantine until the last operation that names it
+has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from ._prep import prep_close_direct, prep_fixed_fd_install
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from ._engine import Engine
+    from ._scope import FileScope
+
+
+class Handle(trio.abc.AsyncResource):
+    """What all handles have in common; `FixedFile` adds the operations."""
+
+    def __init__(self, engine: Engine, slot: int, companion: int = -1) -> None:
+        # Private: the openers are the only way to get one.
+        self._slot = slot
+        self._companion = companion
+        self._engine = engine
+        self._in_flight = 0
+        self._owner: FileScope | None = None
+        self._drained: trio.Event | None = None
+        self._closed: trio.Event | None = None
+        self._quarantined = -1
+        self._opened_at = _caller()
+        engine.files[slot] = weakref.ref(self)
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def slot(self) -> int:
+        """Index in the ring's file table; -1 from the moment that closing starts."""
+        return self._slot
+
+    @property
+    def closed(self) -> bool:
+        """Closing has started, or is over."""
+        return self._slot < 0
+
+    def _checked_slot(self) -> int:
+        """The slot, for an SQE.
+
+        Raises:
+            trio.ClosedResourceError: closing has started.
+        """
+        slot = self._slot
+        if slot < 0:
+            raise trio.ClosedResourceError(f"this {type(self).__name__} is closed")
+        return slot
+
+    def _operation_ended(self) -> None:
+        """The engine's word that the final CQE of an operation on this slot was seen."""
+        self._in_flight -= 1
+        if self._in_flight:
+            return
+        if self._drained is not None:
+            self._drained.set()
+        if self._quarantined >= 0:
+            slot, self._quarantined = self._quarantined, -1
+            self._engine.table.release(slot)
+
+    def __repr__(self) -> str:
+        state = f"slot={self._slot}" if self._slot >= 0 else "closed"
+        return f"<{type(self).__name__} {state}>"
+
+    # -- close ---------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def aclose(self) -> None:
+        """Closes the file: ``close_direct``.
+
+        Operations in flight on it are cancelled and raise `trio.ClosedResourceError` in their
+        tasks. Closing twice does nothing. If this is cancelled the file is closed all the same.
+        """
+        if self._slot < 0:
+            if self._closed is not None:
+                await self._closed.wait()
+            await trio.lowlevel.checkpoint()
+            return
+        engine = self._engine
+        engine.check_run()
+        slot = self._start_closing()
+        self._end_waits()
+        self._closed = trio.Event()
+        try:
+            if self._in_flight:
+                self._drained = trio.Event()
+                engine.cancel_operations_of(self)
+                await self._drained.wait()
+            await engine.perform(prep_close_direct, slot)
+        except BaseException:
+            self._empty_at_once(slot)
+            raise
+        finally:
+            self._closed.set()
+        engine.table.release(slot)
+
+    def _start_closing(self) -> int:
+        slot, self._slot = self._slot, -1
+        companion, self._companion = self._companion, -1
+        if companion >= 0:
+            os.close(companion)
+        self._engine.files.pop(slot, None)
+        if self._owner is not None:
+            self._owner.forget(self)
+        return slot
+
+    def _end_waits(self) -> None:
+        """Ends what waits for something else than an operation on this handle."""
+
+    def _empty_at_once(self, slot: int) -> None:
+        engine = self._engine
+        if engine.closed:
+            return
+        if self._in_flight:
+            # The cancelled operations let go of the file now: its port can be bound again at once.
+            engine.flush_now()
+        engine.empty_slot(slot)
+        if self._in_flight:
+            self._quarantined = slot
+            engine.table.quarantine(slot)
+        else:
+            engine.table.release(slot)
+
+    def _close_now(self) -> None:
+        """Closes without waiting, as a cancelled `aclose` does."""
+        slot = self._start_closing()
+        self._end_waits()
+        if self._in_flight:
+            self._engine.cancel_operations_of(self)
+        self._empty_at_once(slot)
+
+    def _abandoned_by_run(self) -> None:
+        """The run is over and its ring closes, and the table with it."""
+        text = f"{self!r} opened at {self._opened_at} was still open when its run ended"
+        self._start_closing()
+        try:
+            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+        except ResourceWarning as exc:
+            # Warnings are errors here: an exception would break Trio in the middle of its end.
+            _report_unraisable(exc, self)
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        # May run anywhere, in any thread, at interpreter exit: never touches the ring.
+        slot = getattr(self, "_slot", -1)
+        if slot < 0 or self._engine.closed:
+            return
+        self._engine.reclaim.append((slot, self._companion))
+        self._slot = -1
+        _warn(
+            f"unclosed {type(self).__name__} (slot {slot}) opened at {self._opened_at}",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
+    def move_to(self, scope: FileScope) -> Self:
+        """Gives the file to another scope; the one that owned it forgets it at once."""
+        return scope.adopt(self)
+
+    # -- ordinary descriptors ------------------------------------------------------------------
+
+    async def install_fd(self) -> int:
+        """A new ordinary, close-on-exec descriptor of the same file, which the caller closes.
+
+        ``FIXED_FD_INSTALL`` (6.8); before it, a duplicate of the handle's companion.
+        """
+        if self._companion >= 0:
+            self._checked_slot()
+            await trio.lowlevel.checkpoint()
+            return os.dup(self._companion)
+        return await self._engine.perform_on(self, _prep_install)
+
+    def _ordinary_fd(self) -> _OrdinaryFd:
+        """``async with``: an ordinary descriptor of the file, for the length of the block."""
+        return _OrdinaryFd(self)
+
+
+class _OrdinaryFd:
+    def __init__(self, file: Handle) -> None:
+        self._file = file
+        self._installed = -1
+
+    async def __aenter__(self) -> int:
+        file = self._file
+        if file._companion >= 0:
+            file._checked_slot()
+            await trio.lowlevel.checkpoint()
+            return file._companion
+        self._installed = await file.install_fd()
+        return self._installed
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._installed >= 0:
+            os.close(self._installed)
+
+
+def _prep_install(sqe: Any, slot: int, user_data: int, sqe_flags: int) -> None:
+    prep_fixed_fd_install(sqe, slot, 0, user_data, sqe_flags)
+
+
+def _report_unraisable(exc: BaseException, source: object) -> None:
+    args = (type(exc), exc, exc.__traceback__, "Exception ignored in", source)
+    sys.unraisablehook(_UnraisableHookArgs(*args))  # type: ignore[arg-type]
+
+
+class _UnraisableHookArgs(NamedTuple):
+    """`sys.UnraisableHookArgs` cannot be made by hand."""
+
+    exc_type: type[BaseException]
+    exc_value: BaseException
+    exc_traceback: TracebackType | None
+    err_msg: str
+    object: object
+
+
+def _caller() -> str:
+    """Where the code outside of this package is that is opening a handle."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        "trio_uring."
+    ):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

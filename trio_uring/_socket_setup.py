@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""A socket before it carries data: addresses, options, and what is known of its state."""
+
+from __future__ import annotations
+
+import errno
+import socket as stdlib_socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._abi import Op
+from ._buffers import readable
+from ._capabilities import capabilities
+from ._fixed_file import FixedFile
+from ._prep import (
+    prep_bind,
+    prep_cmd_sock,
+    prep_connect,
+    prep_listen,
+)
+from ._sockaddr import SockAddr
+from ._structs import int_array
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._buffers import ReadableBuffer
+    from ._engine import Engine
+
+_BUFFER_SELECT = 1 << 5
+_F_BUFFER = 1
+_SETSOCKOPT = 3
+# The connection is gone; a later receive would answer 0, which looks like an orderly end.
+_BROKEN = frozenset(
+    {errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN}
+)
+_STREAMS = (stdlib_socket.SOCK_STREAM, stdlib_socket.SOCK_SEQPACKET)
+
+
+class SocketSetup(FixedFile):
+    """The part of `FixedSocket` that sets up and asks."""
+
+    def __init__(
+        self, engine: Engine, slot: int, companion: int = -1, *, family: int, type: int, proto: int
+    ) -> None:
+        super().__init__(engine, slot, companion)
+        self.family = stdlib_socket.AddressFamily(family)
+        self.type = stdlib_socket.SocketKind(type)
+        self.proto = proto
+        self.backlog = 0
+        self._receiving = False
+        self._sending = False
+        self._broken: OSError | None = None
+        # What tasks that wait for a slot, to accept into, want to be told when this closes.
+        self._waiting_for_slot: set[Callable[[], None]] = set()
+        # Bytes that a multishot receive had taken when it was ended.
+        self._received: deque[bytes] = deque()
+
+    def _end_waits(self) -> None:
+        for end in list(self._waiting_for_slot):
+            end()
+
+    def _check_broken(self) -> None:
+        if self._broken is not None:
+            raise trio.BrokenResourceError("the connection is broken") from self._broken
+
+    def _failed(self, exc: OSError) -> None:
+        """Remembers a lost connection; called in the except block of ``exc``."""
+        if exc.errno in _BROKEN and self.type in _STREAMS:
+            if exc.errno not in (errno.ENOTCONN, errno.ESHUTDOWN):
+                self._broken = exc
+            raise trio.BrokenResourceError(f"the connection is broken: {exc}") from exc
+        raise exc
+
+    # -- set-up --------------------------------------------------------------------------------
+
+    async def bind(self, address: Any) -> None:
+        """Gives the socket a local address. bind(2); an operation since 6.11."""
+        where = await self._resolve(address, passive=True)
+        if Op.BIND in capabilities().ops and self._companion < 0:
+            await self._engine.perform_on(self, prep_bind, where.pointer, where.length, pins=where)
+            return
+        async with self._ordinary_fd() as fd:
+            with self._python_socket(fd) as sock:
+                sock.bind(where.address)
+
+    async def listen(self, backlog: int | None = None) -> None:
+        """Lets clients connect; at most ``backlog`` wait to be accepted. listen(2); 6.11."""
+        # As trio.open_tcp_listeners: None is as many as the kernel allows.
+        backlog = 0xFFFF if backlog is None else min(backlog, 0xFFFF)
+        if Op.LISTEN in capabilities().ops and self._companion < 0:
+            await self._engine.perform_on(self, prep_listen, backlog)
+        else:
+            async with self._ordinary_fd() as fd:
+                with self._python_socket(fd) as sock:
+                    sock.listen(backlog)
+        self.backlog = backlog
+
+    async def connect(self, address: Any) -> None:
+        """Connects to ``address``; a host name is looked up. connect(2).
+
+        A socket whose connect was cancelled is of no use any more, and is closed.
+        """
+        where = await self._resolve(address)
+        try:
+            await self._engine.perform_on(
+                self, prep_connect, where.pointer, where.length, pins=where, bounded=False
+            )
+        except trio.Cancelled:
+            await trio.aclose_forcefully(self)
+            raise
+
+    async def _resolve(self, address: Any, *, passive: bool = False) -> SockAddr:
+        if isinstance(address, SockAddr):
+            return address
+        if self.family not in (stdlib_socket.AF_INET, stdlib_socket.AF_INET6):
+            return SockAddr.of(address, self.family)
+        try:
+            return SockAddr.of(address, self.family)
+        except (ValueError, TypeError):
+            if not isinstance(address, tuple) or not 2 <= len(address) <= 4:
+                raise
+        host = {"": None, "<broadcast>": "255.255.255.255"}.get(address[0], address[0])
+        found = await trio.socket.getaddrinfo(
+            host,
+            address[1],
+            self.family,
+            self.type,
+            self.proto,
+            stdlib_socket.AI_PASSIVE if passive or host is None else 0,
+        )
+        resolved = found[0][4]
+        return SockAddr.of((*resolved[:2], *address[2:]), self.family)
+
+    def _python_socket(self, fd: int) -> _BorrowedSocket:
+        return _BorrowedSocket(self.family, self.type, self.proto, fd)
+
+    async def setsockopt(
+        self,
+        level: int,
+        optname: int,
+        value: int | ReadableBuffer | None,
+        optlen: int | None = None,
+    ) -> None:
+        """As `socket.socket.setsockopt`; an operation since 6.7."""
+        if self._companion >= 0 or value is None:
+            async with self._ordinary_fd() as fd:
+                with self._python_socket(fd) as sock:
+                    if value is None:
+                        sock.setsockopt(level, optname, None, optlen or 0)
+                    else:
+                        sock.setsockopt(level, optname, value)  # type: ignore[arg-type]
+            return
+        if isinstance(value, int):
+            pin, address, count = int_array([value])
+            nbytes = 4 * count
+        else:
+            pin, address, nbytes = readable(value)
+        await self._engine.perform_on(
+            self, _prep_sockopt, level, optname, address, nbytes, pins=pin
+        )
+
+    async def getsockopt(self, level: int, optname: int, buflen: int = 0) -> int | bytes:
+        """As `socket.socket.getsockopt`. The ring knows too few options."""
+        async with self._ordinary_fd() as fd:
+            with self._python_socket(fd) as sock:
+                return (
+                    sock.getsockopt(level, optname, buflen)
+                    if buflen
+                    else sock.getsockopt(level, optname)
+                )
+
+    async def getsockname(self) -> Any:
+        """The local address, as `socket.socket.getsockname` has it."""
+        async with self._ordinary_fd() as fd:
+            with self._python_socket(fd) as sock:
+                return sock.getsockname()
+
+    async def getpeername(self) -> Any:
+        """The remote address, as `socket.socket.getpeername` has it."""
+        async with self._ordinary_fd() as fd:
+            with self._python_socket(fd) as sock:
+                return sock.getpeername()
+
+
+def _prep_sockopt(
+    sqe: Any,
+    slot: int,
+    level: int,
+    optname: int,
+    address: int,
+    nbytes: int,
+    user_data: int,
+    sqe_flags: int,
+) -> None:
+    prep_cmd_sock(sqe, _SETSOCKOPT, slot, level, optname, address, nbytes, user_data, sqe_flags)
+
+
+class _BorrowedSocket:
+    """A Python socket on a descriptor that somebody else closes."""
+
+    def __init__(self, family: int, type: int, proto: int, fd: int) -> None:
+        self._socket = stdlib_socket.socket(family, type, proto, fileno=fd)
+
+    def __enter__(self) -> stdlib_socket.socket:
+        # A Python socket with a default timeout would make the descriptor non-blocking.
+        self._socket.settimeout(None)
+        return self._socket
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._socket.detach()
