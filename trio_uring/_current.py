@@ -57,8 +57,13 @@ def adopt(options: RingOptions, ring: EngineRing | None = None) -> Engine:
         if adopted
         else _hosted.HostedDriver(options, ring).engine
     )
-    _engine.set(engine)
+    set_engine(engine)
     return engine
+
+
+def set_engine(engine: Engine) -> None:
+    """Makes it the engine of the current run."""
+    _engine.set(engine)
 
 
 def _driver_wanted(runner: object) -> str:
