@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import trio
 
 import trio_uring
+from trio_uring._buffers import iovecs
 from trio_uring._current import current_engine
-from trio_uring.lowlevel import SqeFlag, prep_readv
+from trio_uring._prep import prep_readv
+from trio_uring.lowlevel import SqeFlag
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -113,18 +115,30 @@ def big_file(mebibytes: int = 2048) -> Iterator[int]:
         os.close(fd)
 
 
-async def slow_read(file: trio_uring.FixedFile, mebibytes: int = 512) -> int:
-    """Reads that much in a kernel thread, all into one buffer.
+class SlowRead:
+    """A read by a kernel thread, all into one buffer, that takes some time.
 
-    Once such an operation has begun the kernel will not cancel it; it ends by itself.
+    Once it has begun the kernel will not cancel it; it ends by itself.
     """
-    from trio_uring._buffers import iovecs
 
-    buffer = bytearray(1 << 20)
-    pins, address, count = iovecs([buffer] * mebibytes, to_kernel=False)
-    return await engine().perform_on(
-        file, prep_readv, address, count, 0, pins=pins, flags=SqeFlag.ASYNC
-    )
+    def __init__(self, file: trio_uring.FixedFile, mebibytes: int = 512) -> None:
+        self._file = file
+        self.nbytes = mebibytes << 20
+        self.buffer = bytearray(b"\xff") * (1 << 20)
+        self._iovecs = iovecs([self.buffer] * mebibytes, to_kernel=False)
+
+    async def run(self) -> int:
+        """Performs it."""
+        pins, address, count = self._iovecs
+        del self._iovecs
+        return await engine().perform_on(
+            self._file, prep_readv, address, count, 0, pins=pins, flags=SqeFlag.ASYNC
+        )
+
+    async def begun(self) -> None:
+        """Waits until the kernel has written the first bytes."""
+        while self.buffer[0]:
+            await trio.lowlevel.checkpoint()
 
 
 def python_command(program: str, *args: str) -> list[str]:

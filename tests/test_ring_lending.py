@@ -225,7 +225,7 @@ def test_the_completion_of_an_earlier_operation_does_not_free_a_prepared_batch()
         buffer = bytearray(2)
         ring.nop(1)
         ring.submit()
-        ring.read_many([1, 2], -1, buffer, 1, [0, 0])
+        ring.read_many([1, 1], -1, buffer, 1, [0, 0])
         assert wait_cqes(ring, 1) == [(1, 0, 0)]
         assert not resized(buffer)
         wait_cqes(ring, _submit_all(ring))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ class FixedFile(Handle):
         nbytes = _length(nbytes)
         buffer: Any = new_buffer("char[]", nbytes)
         count = await self._engine.perform_on(
-            self, prep_read, address_of(buffer), nbytes, offset, pins=buffer
+            self, prep_read, address_of(buffer), nbytes, _offset(offset), pins=buffer
         )
         return ffi.unpack(buffer, count)  # type: ignore[return-value]
 
@@ -77,25 +78,29 @@ class FixedFile(Handle):
         """
         pin, address, nbytes = writable(buffer)
         return await self._engine.perform_on(
-            self, prep_read, address, _length(nbytes), offset, pins=pin
+            self, prep_read, address, _length(nbytes), _offset(offset), pins=pin
         )
 
     async def write_at(self, data: ReadableBuffer, offset: int) -> int:
         """Writes at ``offset``; returns how many bytes were written, maybe fewer. pwrite(2)."""
         pin, address, nbytes = readable(data)
         return await self._engine.perform_on(
-            self, prep_write, address, _length(nbytes), offset, pins=pin
+            self, prep_write, address, _length(nbytes), _offset(offset), pins=pin
         )
 
     async def readv_at(self, buffers: Iterable[WritableBuffer], offset: int) -> int:
         """`readinto_at` into several buffers, one after the other. preadv(2)."""
         pins, address, count = iovecs(buffers, to_kernel=False)
-        return await self._engine.perform_on(self, prep_readv, address, count, offset, pins=pins)
+        return await self._engine.perform_on(
+            self, prep_readv, address, count, _offset(offset), pins=pins
+        )
 
     async def writev_at(self, buffers: Iterable[ReadableBuffer], offset: int) -> int:
         """`write_at` from several buffers, one after the other. pwritev(2)."""
         pins, address, count = iovecs(buffers, to_kernel=True)
-        return await self._engine.perform_on(self, prep_writev, address, count, offset, pins=pins)
+        return await self._engine.perform_on(
+            self, prep_writev, address, count, _offset(offset), pins=pins
+        )
 
     async def read(self, nbytes: int) -> bytes:
         """Up to ``nbytes`` bytes; waits for the first. For pipes, terminals, sockets.
@@ -170,28 +175,38 @@ class FixedFile(Handle):
         return _stat_result(result)
 
     async def getxattr(self, name: str | bytes) -> bytes:
-        """The value of an extended attribute. fgetxattr(2); 5.19."""
-        pin, name_address = c_string(name)
-        while True:
-            size = await self._engine.perform_on(self, prep_fgetxattr, name_address, 0, 0, pins=pin)
-            value: Any = new_buffer("char[]", max(size, 1))
-            try:
-                size = await self._engine.perform_on(
-                    self, prep_fgetxattr, name_address, address_of(value), size, pins=(pin, value)
-                )
-            except OSError as exc:
-                if exc.errno != 34:  # ERANGE: it has grown since it was asked for its size
-                    raise
-            else:
-                return ffi.unpack(value, size)  # type: ignore[return-value]
+        """The value of an extended attribute. fgetxattr(2); an operation since 5.19.
+
+        Through an ordinary descriptor: kernels before 6.18 refuse a slot.
+        """
+        async with self._ordinary_fd() as fd:
+            if Op.FGETXATTR not in capabilities().ops:
+                return os.getxattr(fd, os.fsencode(name))
+            pin, name_address = c_string(name)
+            while True:
+                size = await self._engine.perform(prep_fgetxattr, fd, name_address, 0, 0, pins=pin)
+                value: Any = new_buffer("char[]", max(size, 1))
+                try:
+                    size = await self._engine.perform(
+                        prep_fgetxattr, fd, name_address, address_of(value), size, pins=(pin, value)
+                    )
+                except OSError as exc:
+                    if exc.errno != errno.ERANGE:  # it has grown since it was asked for its size
+                        raise
+                else:
+                    return ffi.unpack(value, size)  # type: ignore[return-value]
 
     async def setxattr(self, name: str | bytes, value: ReadableBuffer, flags: int = 0) -> None:
-        """Sets an extended attribute; ``flags`` as in `os.setxattr`. fsetxattr(2); 5.19."""
+        """Sets an extended attribute; ``flags`` as in `os.setxattr`. See `getxattr`."""
         pin, name_address = c_string(name)
         value_pin, address, nbytes = readable(value)
-        await self._engine.perform_on(
-            self, prep_fsetxattr, name_address, address, flags, nbytes, pins=(pin, value_pin)
-        )
+        async with self._ordinary_fd() as fd:
+            if Op.FSETXATTR not in capabilities().ops:
+                os.setxattr(fd, os.fsencode(name), bytes(ffi.buffer(value_pin)), flags)
+                return
+            await self._engine.perform(
+                prep_fsetxattr, fd, name_address, address, flags, nbytes, pins=(pin, value_pin)
+            )
 
     async def splice_to(
         self,
@@ -210,8 +225,8 @@ class FixedFile(Handle):
             _Pair(target, self),
             _prep_splice_from,
             self._checked_slot(),
-            _POSITION if offset is None else offset,
-            _POSITION if target_offset is None else target_offset,
+            _POSITION if offset is None else _offset(offset),
+            _POSITION if target_offset is None else _offset(target_offset),
             _length(nbytes),
             flags | _SPLICE_FD_IN_FIXED,
             bounded=False,
@@ -287,3 +302,10 @@ def _length(nbytes: int) -> int:
     if nbytes < 0:
         raise ValueError("a number of bytes must not be negative")
     return min(nbytes, TRANSFER_BYTES_MAX)
+
+
+def _offset(offset: int) -> int:
+    # -1 would be the position that the kernel keeps.
+    if offset < 0:
+        raise ValueError("an offset must not be negative")
+    return offset

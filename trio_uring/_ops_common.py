@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-from array import array
-from threading import get_ident
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from ._abi import SqeFlag
-from ._errors import SubmissionQueueFull
-from ._prep import prep_many
-from ._prep_entry import COLUMNS, U32
+from ._prep_entry import U32, column
 from ._queue import RingQueues
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Mapping, Sequence
     from typing import TypeAlias
 
@@ -86,34 +83,39 @@ class Operations(RingQueues):
         self,
         template: Sqe,
         user_data: Integers,
-        columns: Mapping[str, Integers],
+        columns: dict[str, Integers],
         pin: Pin | None,
     ) -> None:
         """Entries like ``template``, one for each of ``user_data``, all or none of them."""
-        values = {name: _view(name, column) for name, column in columns.items()}
-        ids = values["user_data"] = _view("user_data", user_data)
-        count = len(ids)
-        for name, view in values.items():
-            if len(view) != count:
-                raise ValueError(f"{len(view)} values of {name} for {count} operations")
+        count = len(user_data)
         self._need_room(count)
-        whole = bytes(template).ljust(self._ring.sqe_bytes, b"\0")
-        first = self._entries[self._tail & self._mask]
-        until_wrap = min(count, self._mask + 1 - (self._tail & self._mask))
-        for sqe, start, stop in ((first, 0, until_wrap), (self._entries[0], until_wrap, count)):
-            part = {name: view[start:stop] for name, view in values.items()}
-            prep_many(sqe.memory, sqe.at, stop - start, whole, part)
+        columns["user_data"] = user_data
+        start = self._tail & self._mask
+        until_end = self._mask + 1 - start
+        if count <= until_end:
+            self._fill_rows(start, count, template, columns)
+        else:
+            views = {name: column(name, values, count)[0] for name, values in columns.items()}
+            first = {name: view[:until_end] for name, view in views.items()}
+            self._fill_rows(start, until_end, template, first)
+            rest = {name: view[until_end:] for name, view in views.items()}
+            self._fill_rows(0, count - until_end, template, rest)
         if pin is not None:
-            self._lend_to_all(ids.tolist(), pin)
+            self._lend_to_all([*user_data], pin)
         self._tail = (self._tail + count) & U32
 
-    def _need_room(self, count: int) -> None:
-        """Raises unless ``count`` entries are free, and this thread may have them."""
-        not_mine = self._owner is not None and get_ident() != self._owner
-        if not_mine or count > (self._limit - self._tail) & U32:
-            self._make_room()
-            if count > (self._limit - self._tail) & U32:
-                raise SubmissionQueueFull(f"no {count} entries are free; submit first")
+    def _fill_rows(
+        self, start: int, count: int, template: Sqe, columns: Mapping[str, Integers]
+    ) -> None:
+        size, row = self._sqe_bytes, template.memory
+        if size != len(row):
+            row = row.ljust(size, b"\0")
+        self._rows[start * size : (start + count) * size] = row * count
+        for name, values in columns.items():
+            try:
+                self._columns[name][start : start + count] = values  # type: ignore[assignment]
+            except (TypeError, ValueError):  # it is not an array of the field's type, or too short
+                self._columns[name][start : start + count] = column(name, values, count)[0]
 
     def _lend_to_all(self, user_data: list[int], pin: Pin) -> None:
         """Like `_lend`, with one pin for many: straight to where submitting would move it."""
@@ -125,10 +127,3 @@ class Operations(RingQueues):
         else:
             for number in user_data:
                 self._pins[number] = [*self._pins.get(number, ()), (pin,)]
-
-
-def _view(name: str, values: Integers) -> memoryview:
-    try:
-        return memoryview(values)  # type: ignore[arg-type]
-    except TypeError:
-        return memoryview(array(COLUMNS[name][0], values))

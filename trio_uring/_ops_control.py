@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # The command's own bytes are at the end of an entry.
 _COMMAND_AT = 48
 
+# An entry of zeroes.
+_NOP = Sqe()
+
 
 class ControlOperations(Operations):
     """The part of `Ring` that works on operations, rings, tables and waits."""
@@ -51,7 +54,7 @@ class ControlOperations(Operations):
         Raises:
             SubmissionQueueFull: not all fit; none was prepared.
         """
-        self._fill_many(Sqe(), user_data, {}, None)
+        self._fill_many(_NOP, user_data, {}, None)
 
     def nop128(self, user_data: int) -> Sqe:
         """A NOP in an entry of 128 bytes (6.19): see `get_sqe128`."""

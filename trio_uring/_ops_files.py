@@ -8,6 +8,8 @@ result of every operation is a negative errno if it failed.
 from __future__ import annotations
 
 import mmap
+from array import array
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from . import _prep as prep
@@ -152,27 +154,40 @@ class FileOperations(Operations):
     # -- many at once --------------------------------------------------------------------------
 
     def read_many(
-        self, user_data: Integers, fd: int, buffer: WritableBuffer, nbytes: int, offsets: Integers
+        self,
+        user_data: Integers,
+        fd: int,
+        buffer: WritableBuffer,
+        nbytes: int,
+        offsets: Integers,
+        sqe_flags: int = 0,
     ) -> None:
         """A `read` of ``nbytes`` for each of ``user_data``, prepared together.
 
         The i-th reads from ``offsets[i]`` to the i-th part of ``buffer``, which has
-        ``nbytes * len(user_data)`` bytes. Fastest with an ``array.array('Q')`` of each.
+        ``nbytes * len(user_data)`` bytes. Fastest with an ``array.array('Q')`` of each. With
+        ``SqeFlag.FIXED_FILE`` in ``sqe_flags`` ``fd`` is a slot.
 
         Raises:
             SubmissionQueueFull: not all fit; none was prepared. So with every error.
             ValueError: the lengths do not agree.
         """
         template = Sqe()
-        prep_read(template, fd, 0, nbytes, 0)
+        prep_read(template, fd, 0, nbytes, 0, 0, sqe_flags)
         self._transfer_many(template, user_data, writable(buffer), nbytes, offsets)
 
     def write_many(
-        self, user_data: Integers, fd: int, buffer: ReadableBuffer, nbytes: int, offsets: Integers
+        self,
+        user_data: Integers,
+        fd: int,
+        buffer: ReadableBuffer,
+        nbytes: int,
+        offsets: Integers,
+        sqe_flags: int = 0,
     ) -> None:
         """A `write` of ``nbytes`` for each of ``user_data``, as in `read_many`."""
         template = Sqe()
-        prep_write(template, fd, 0, nbytes, 0)
+        prep_write(template, fd, 0, nbytes, 0, 0, sqe_flags)
         self._transfer_many(template, user_data, readable(buffer), nbytes, offsets)
 
     def read_fixed_many(
@@ -183,10 +198,11 @@ class FileOperations(Operations):
         nbytes: int,
         offsets: Integers,
         buffer_index: int,
+        sqe_flags: int = 0,
     ) -> None:
         """A `read_fixed` of ``nbytes`` for each of ``user_data``, as in `read_many`."""
         template = Sqe()
-        prep_read_fixed(template, fd, 0, nbytes, 0, buffer_index)
+        prep_read_fixed(template, fd, 0, nbytes, 0, buffer_index, 0, sqe_flags)
         _, address, size = writable(buffer)
         self._transfer_many(template, user_data, (None, address, size), nbytes, offsets)
 
@@ -201,7 +217,7 @@ class FileOperations(Operations):
         pin, address, size = memory
         if size != nbytes * len(user_data):
             raise ValueError(f"{len(user_data)} times {nbytes} bytes are not {size} bytes")
-        parts = [address + i * nbytes for i in range(len(user_data))]
+        parts = _addresses(range(address, address + size, nbytes))
         self._fill_many(template, user_data, {"addr": parts, "off": offsets}, pin)
 
     # -- sync, space, advice -------------------------------------------------------------------
@@ -326,6 +342,12 @@ class FileOperations(Operations):
         Result: the descriptor, which is closed on exec by default.
         """
         return self._fill((), prep.prep_fixed_fd_install, slot, flags, user_data)
+
+
+@lru_cache(maxsize=16)
+def _addresses(addresses: range) -> array[int]:
+    """As a column; the same buffer is mostly used again and again."""
+    return array("Q", addresses)
 
 
 def _pair(fds: WritableBuffer) -> tuple[Pin, int]:

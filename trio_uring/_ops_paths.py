@@ -183,7 +183,7 @@ class PathOperations(Operations):
         )
 
     def fgetxattr(self, user_data: int, fd: int, name: str | bytes, value: WritableBuffer) -> Sqe:
-        """``fgetxattr(2)`` (5.19); 6.1 takes no slot."""
+        """``fgetxattr(2)`` (5.19). Kernels up to 6.12 take no slot."""
         name_pin, name_at = c_string(name)
         pin, address, nbytes = writable(value)
         return self._fill(
@@ -193,7 +193,7 @@ class PathOperations(Operations):
     def fsetxattr(
         self, user_data: int, fd: int, name: str | bytes, value: ReadableBuffer, flags: int = 0
     ) -> Sqe:
-        """``fsetxattr(2)`` (5.19); 6.1 takes no slot."""
+        """``fsetxattr(2)`` (5.19). Kernels up to 6.12 take no slot."""
         name_pin, name_at = c_string(name)
         pin, address, nbytes = readable(value)
         return self._fill(

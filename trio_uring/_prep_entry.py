@@ -150,7 +150,7 @@ COLUMNS = {
 }
 
 
-def _column(name: str, values: Any, count: int) -> tuple[memoryview, str, int]:
+def column(name: str, values: Any, count: int) -> tuple[memoryview, str, int]:
     """The values of one field as strided assignment wants them: one dimension, of its type."""
     code, place = COLUMNS[name]
     try:
@@ -185,7 +185,7 @@ def prep_many(
     entries = memoryview(memory)
     if count < 0 or at < 0 or at + nbytes > entries.nbytes:
         raise ValueError(f"{count} entries from byte {at} are not inside the queue")
-    ready = [_column(name, values, count) for name, values in columns.items()]
+    ready = [column(name, values, count) for name, values in columns.items()]
     entries = entries[at : at + nbytes]
     entries[:] = template * count
     for view, code, place in ready:

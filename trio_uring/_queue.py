@@ -17,12 +17,14 @@ import time
 import warnings
 import weakref
 from contextlib import suppress
+from functools import partial
+from itertools import repeat
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._abi import EnterFlag, Feature, RegisterOp, SetupFlag, SqFlag
 from ._errors import WrongThreadError
-from ._lib import NULL, lib
+from ._lib import NULL, CData, ffi, lib
 from ._queue_base import BIG_CQE as BIG_CQE
 from ._queue_base import CQE as CQE
 from ._queue_base import ENTRIES_MAX as ENTRIES_MAX
@@ -35,7 +37,7 @@ from ._queue_close import end_operations, request_cancel
 from ._queue_views import CompletionQueue, SubmissionQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -46,6 +48,11 @@ _RingT = TypeVar("_RingT", bound="RingQueues")
 CLOSE_TIMEOUT_S = 5.0
 # The longest wait of one system call; the clock decides whether another follows.
 WAIT_MAX_S = 1e9
+
+_CHARS = ffi.typeof("char[]")
+# Attributes of lib and ffi are looked up by name each time.
+_from_buffer = ffi.from_buffer
+_submit_and_copy = lib.tu_submit_and_copy
 
 _open_rings: weakref.WeakSet[RingQueues] = weakref.WeakSet()
 # KERNEL OWNS these until the process ends: pins of rings that closed before their operations ended.
@@ -74,7 +81,8 @@ class RingQueues(RingBase):
             raise someone_is_inside()
         self._inside = True
         try:
-            self._move_pins()
+            if self._lenders:
+                self._move_pins()
             tail = self._tail
             rc = lib.tu_flush(self._ring, tail)
             if self._lending:
@@ -96,7 +104,8 @@ class RingQueues(RingBase):
             raise someone_is_inside()
         self._inside = True
         try:
-            self._move_pins()
+            if self._lenders:
+                self._move_pins()
             tail = self._tail
             while True:
                 rc = lib.tu_submit(self._ring, tail, wait_nr)
@@ -108,6 +117,39 @@ class RingQueues(RingBase):
                     self._check(rc, "io_uring_enter")
         finally:
             self._inside = False
+
+    def submit_in_turn(self) -> Iterator[int]:
+        """Submits the prepared entries one by one, each when the one before has completed.
+
+        Yields their results, in the order of preparation: the fastest way to have one operation in
+        flight. Each entry must have exactly one completion; links between them have no effect. What
+        they borrow is let go when the last one has ended. Entries not reached stay prepared.
+
+        Raises:
+            ValueError: operations are in flight.
+            OSError: EBUSY, other completions are in the queue; EINVAL, an entry has more than one.
+        """
+        if self.in_flight:
+            raise ValueError("operations are in flight")
+        self._move_pins()
+        first = int(self._ring.flushed)
+        return self._run_in_turn(range(first, first + ((self._tail - first) & U32)))
+
+    def _run_in_turn(self, positions: range) -> Iterator[int]:
+        res_min = lib.TU_RES_MIN
+        for res in map(lib.tu_run_one, repeat(self._ring), positions):
+            yield res if res > res_min else self._run_on(res)
+        if self._pins:
+            self._settle(self._tail)
+            self._release_retired()
+
+    def _run_on(self, res: int) -> int:
+        """Goes on with an entry that `submit_in_turn` has submitted, after a signal."""
+        while res <= lib.TU_RES_MIN:
+            if res - lib.TU_RES_MIN != -errno.EINTR:
+                self._check(res - lib.TU_RES_MIN, "submit_in_turn")
+            res = lib.tu_run_one(self._ring, (int(self._ring.flushed) - 1) & U32)
+        return res
 
     def enter(self, to_submit: int, min_complete: int, flags: int) -> int:
         """``io_uring_enter(2)`` as it is; flush before it. Returns the number submitted."""
@@ -153,7 +195,8 @@ class RingQueues(RingBase):
             raise someone_is_inside()
         self._inside = True
         try:
-            return self._copied_cqes(self._copy(max_count, wait_nr, timeout))
+            count = min(max_count, self._copy_max)
+            return self._copied_cqes(self._copy(self._copied, count, wait_nr, timeout))
         finally:
             self._inside = False
 
@@ -167,17 +210,12 @@ class RingQueues(RingBase):
         A CQE is 16 bytes, ``struct`` format ``=QiI`` (`trio_uring.lowlevel.CQE`), or 32 bytes,
         ``=QiIQQ``, on a ring with big ones; a NumPy record array works as well.
         """
-        target = memoryview(out).cast("B")
-        if target.readonly:
-            raise BufferError("completions would be written to a read-only buffer")
         if self._inside:
             raise someone_is_inside()
         self._inside = True
         try:
-            count = self._copy(target.nbytes // self._cqe_struct.size, wait_nr, timeout)
-            nbytes = count * self._cqe_struct.size
-            target[:nbytes] = self._copied_view[:nbytes]
-            return count
+            memory: Any = _from_buffer(_CHARS, out, True)
+            return self._copy(memory, len(memory) // self._cqe_bytes, wait_nr, timeout)
         finally:
             self._inside = False
 
@@ -192,42 +230,65 @@ class RingQueues(RingBase):
             raise someone_is_inside()
         self._inside = True
         try:
-            self._move_pins()
-            tail, out = self._tail, self._copied
-            count = min(max_count, self._copy_max)
-            deadline = None if timeout is None else time.monotonic() + timeout
-            timeout_ns = -1 if timeout is None else _ns(timeout)
-            rc = lib.tu_submit_and_copy(self._ring, tail, wait_nr, timeout_ns, out, count)
-            if self._lending:
-                self._settle(tail)
-            if rc < 0 or (not rc and wait_nr):
-                rc = self._wait_on(
-                    rc,
-                    wait_nr,
-                    deadline,
-                    lambda ns: lib.tu_submit_and_copy(self._ring, tail, wait_nr, ns, out, count),
-                )
-            if self._pins:
-                self._release_retired()
-            return self._copied_cqes(rc)
+            if max_count > self._copy_max:
+                max_count = self._copy_max
+            return self._copied_cqes(
+                self._submit_and_copy(self._copied, max_count, wait_nr, timeout)
+            )
         finally:
             self._inside = False
 
-    def _copy(self, max_count: int, wait_nr: int, timeout: float | None) -> int:
-        count = min(max_count, self._copy_max)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        timeout_ns = -1 if timeout is None else _ns(timeout)
-        rc = lib.tu_copy_cqes(self._ring, self._copied, count, wait_nr, timeout_ns)
-        if rc < 0 or (not rc and wait_nr and count):
-            rc = self._wait_on(
-                rc,
-                wait_nr,
-                deadline,
-                lambda ns: lib.tu_copy_cqes(self._ring, self._copied, count, wait_nr, ns),
-            )
+    def submit_and_copy_into(
+        self, out: Buffer, wait_nr: int = 0, timeout: float | None = None
+    ) -> int:
+        """`submit_and_copy_cqes` with the result of `copy_cqes_into`."""
+        if self._inside:
+            raise someone_is_inside()
+        self._inside = True
+        try:
+            memory: Any = _from_buffer(_CHARS, out, True)
+            return self._submit_and_copy(memory, len(memory) // self._cqe_bytes, wait_nr, timeout)
+        finally:
+            self._inside = False
+
+    def _submit_and_copy(
+        self, out: CData, max_count: int, wait_nr: int, timeout: float | None
+    ) -> int:
+        if self._lenders:
+            self._move_pins()
+        tail, timeout_ns, deadline = self._tail, -1, None
+        if timeout is not None:
+            deadline, timeout_ns = time.monotonic() + timeout, _ns(timeout)
+        rc = _submit_and_copy(self._ring, tail, wait_nr, timeout_ns, out, max_count)
+        if self._lending:
+            self._settle(tail)
+        if rc < 0 or (not rc and wait_nr and max_count):
+            again = partial(self._submit_and_copy_again, tail, out, max_count, wait_nr)
+            rc = self._wait_on(rc, wait_nr, deadline, again)
         if self._pins:
             self._release_retired()
         return rc
+
+    def _submit_and_copy_again(
+        self, tail: int, out: CData, max_count: int, wait_nr: int, timeout_ns: int
+    ) -> int:
+        return lib.tu_submit_and_copy(self._ring, tail, wait_nr, timeout_ns, out, max_count)
+
+    def _copy(self, out: CData, max_count: int, wait_nr: int, timeout: float | None) -> int:
+        if timeout is None:
+            deadline, timeout_ns = None, -1
+        else:
+            deadline, timeout_ns = time.monotonic() + timeout, _ns(timeout)
+        rc = lib.tu_copy_cqes(self._ring, out, max_count, wait_nr, timeout_ns)
+        if rc < 0 or (not rc and wait_nr and max_count):
+            again = partial(self._copy_again, out, max_count, wait_nr)
+            rc = self._wait_on(rc, wait_nr, deadline, again)
+        if self._pins:
+            self._release_retired()
+        return rc
+
+    def _copy_again(self, out: CData, max_count: int, wait_nr: int, timeout_ns: int) -> int:
+        return lib.tu_copy_cqes(self._ring, out, max_count, wait_nr, timeout_ns)
 
     def _wait_on(
         self, rc: int, wait_nr: int, deadline: float | None, again: Callable[[int], int]
@@ -247,7 +308,9 @@ class RingQueues(RingBase):
         return rc
 
     def _copied_cqes(self, count: int) -> list[Cqe]:
-        view = self._copied_view[: count * self._cqe_struct.size]
+        if count == 1:
+            return [self._new_cqe(self._unpack_cqe(self._copied_view))]
+        view = self._copied_view[: count * self._cqe_bytes]
         return list(map(self._new_cqe, self._cqe_struct.iter_unpack(view)))
 
     def cqe_seen(self, cqe: Cqe) -> None:

@@ -9,7 +9,7 @@ says when the last operation of that user_data has had its final CQE, and only t
 from __future__ import annotations
 
 from functools import partial
-from struct import Struct
+from struct import Struct, calcsize
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,10 +17,13 @@ from ._abi import SetupFlag, SqeFlag
 from ._errors import ForkedRingError, SubmissionQueueFull, WrongThreadError, check, error_of
 from ._lib import CData, ffi, lib
 from ._prep import prep_nop
+from ._prep_entry import COLUMNS
 from ._sqe import SQE_BYTES, Sqe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Buffer
 
     from ._buffers import Pin
 
@@ -52,6 +55,14 @@ class BigCqe(NamedTuple):
 class RingBase:
     """Set-up of one ring, its entries, and what it holds for the kernel."""
 
+    # Of the attributes, those that every operation uses: quicker than in a dictionary.
+    __slots__ = (
+        *("_asks_kernel", "_columns", "_copied", "_copied_view", "_copy_max", "_cqe_bytes"),
+        *("_cqe_struct", "_entries", "_inside", "_lenders", "_lending", "_limit", "_mask"),
+        *("_new_cqe", "_owner", "_pins", "_ring", "_rows", "_sq_head", "_sqe_bytes", "_tail"),
+        "_unpack_cqe",
+    )
+
     fd: int = -1
     """The ring's file descriptor; -1 once it is closed."""
 
@@ -62,6 +73,9 @@ class RingBase:
         self._inside = False
         self._tail = self._limit = 0
         self._entries: list[Sqe] = []
+        self._rows = memoryview(b"")
+        self._columns: dict[str, memoryview] = {}
+        self._asks_kernel = True
         # By user_data: what operations in flight borrow.
         self._pins: dict[int, list[tuple[Pin, ...]]] = {}
         # Entries that carry pins and are not submitted; user_data of those being submitted.
@@ -100,12 +114,25 @@ class RingBase:
         self._cqe_struct = BIG_CQE if big else CQE
         # What _make() does, without a Python frame.
         self._new_cqe: Callable[[Any], Any] = partial(tuple.__new__, BigCqe if big else Cqe)
-        self._copied = ffi.new("char[]", int(ring.cq_entries) * self._cqe_struct.size)
+        self._cqe_bytes = self._cqe_struct.size
+        self._unpack_cqe = self._cqe_struct.unpack_from
+        self._copied = ffi.new("char[]", int(ring.cq_entries) * self._cqe_bytes)
         self._copied_view = memoryview(ffi.buffer(self._copied))
         self._copy_max = int(ring.cq_entries)
-        memory = ffi.buffer(ring.sqes, ring.sq_entries * ring.sqe_bytes)
-        self._entries = [Sqe(memory, i * ring.sqe_bytes) for i in range(ring.sq_entries)]
-        self._limit = (lib.tu_counter(ring, lib.TU_SQ_HEAD) + ring.sq_entries) & U32
+        self._sqe_bytes = int(ring.sqe_bytes)
+        memory = ffi.buffer(ring.sqes, ring.sq_entries * self._sqe_bytes)
+        self._entries = [Sqe(memory, i * self._sqe_bytes) for i in range(ring.sq_entries)]
+        self._rows = memoryview(memory).cast("B")
+        # Field -> that field of all entries.
+        self._columns = {
+            name: self._rows.cast(code)[place :: self._sqe_bytes // calcsize(code)]
+            for name, (code, place) in COLUMNS.items()
+        }
+        # Only inside our own system calls does the kernel move the head: no acquire load is needed,
+        # and no call into the core. With SQPOLL its thread moves it whenever it likes.
+        self._sq_head = memoryview(ffi.buffer(ring.sq_head, 4)).cast("I")
+        self._asks_kernel = bool(self.flags & SetupFlag.SQPOLL)
+        self._limit = (lib.tu_counter(ring, lib.TU_SQ_HEAD) + self._mask + 1) & U32
 
     # -- submission queue ----------------------------------------------------------------------
 
@@ -124,12 +151,46 @@ class RingBase:
 
     def _make_room(self) -> None:
         """Learns what the kernel has consumed; raises if there is no room or no right."""
-        head = self._check(lib.tu_counter(self._ring, lib.TU_SQ_HEAD), "get_sqe")
-        if self._owner is not None and get_ident() != self._owner:
-            raise WrongThreadError("this SINGLE_ISSUER ring belongs to another thread")
+        if self._asks_kernel or (self._owner is not None and get_ident() != self._owner):
+            head = self._check(lib.tu_counter(self._ring, lib.TU_SQ_HEAD), "get_sqe")
+        else:
+            head = self._sq_head[0]
         self._limit = (head + self._mask + 1) & U32
         if self._tail == self._limit:
             raise SubmissionQueueFull(f"all {self._mask + 1} entries are taken; submit first")
+
+    def _need_room(self, count: int) -> None:
+        """Raises unless ``count`` entries are free, and this thread may have them."""
+        if count > (self._limit - self._tail) & U32 or (
+            self._owner is not None and get_ident() != self._owner
+        ):
+            self._make_room()
+            if count > (self._limit - self._tail) & U32:
+                raise SubmissionQueueFull(f"no {count} entries are free; submit first")
+
+    def put_sqes(self, entries: Buffer) -> None:
+        """Takes copies of entries that were prepared before, to submit a batch again and again.
+
+        ``entries`` are whole ones, as `bytes` makes them of an `Sqe`. What they point to is the
+        caller's to keep until their final completions.
+
+        Raises:
+            SubmissionQueueFull: not all fit; none was taken.
+            ValueError: they have not the size of this ring's entries.
+        """
+        rows = entries if type(entries) is bytes else memoryview(entries).cast("B")
+        size, nbytes = self._sqe_bytes, len(rows)
+        if nbytes % size:
+            raise ValueError(f"an entry has {size} bytes; {nbytes} are not whole entries")
+        self._need_room(nbytes // size)
+        start = (self._tail & self._mask) * size
+        until_end = len(self._rows) - start
+        if nbytes <= until_end:
+            self._rows[start : start + nbytes] = rows
+        else:
+            self._rows[start:] = rows[:until_end]
+            self._rows[: nbytes - until_end] = rows[until_end:]
+        self._tail = (self._tail + nbytes // size) & U32
 
     def get_sqe128(self) -> Sqe:
         """An entry of 128 bytes, for ``NOP128`` and ``URING_CMD128`` (6.19).
@@ -181,6 +242,10 @@ class RingBase:
         for user_data in retired:
             if user_data not in self._lending and user_data not in self._foreign:
                 self._pins.pop(user_data, None)
+        # What was not let go when its operation ended: an exception came between, or a twin that
+        # was prepared and not submitted.
+        if self._pins and not ledger.in_flight and not self._lending:
+            self._pins = {key: pins for key, pins in self._pins.items() if key in self._foreign}
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -211,6 +276,9 @@ class RingBase:
         for sqe in self._entries:
             sqe.memory = dead
             sqe.pins = None
+        self._rows = self._sq_head = memoryview(b"")
+        self._columns = {}
+        self._asks_kernel = True
 
 
 def _closed_ring() -> Any:

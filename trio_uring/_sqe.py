@@ -23,6 +23,10 @@ SQE_BYTES = 64
 # opcode flags ioprio fd off addr len op_flags user_data buf_index personality file_index addr3 pad
 WHOLE = Struct("=BBHiQQIIQHHIQQ")
 
+# As plain numbers: arithmetic with a flag of an enum costs more than preparing an operation.
+_FIXED_FILE, _IO_DRAIN = int(SqeFlag.FIXED_FILE), int(SqeFlag.IO_DRAIN)
+_IO_LINK, _IO_HARDLINK = int(SqeFlag.IO_LINK), int(SqeFlag.IO_HARDLINK)
+
 
 class _Field:
     """One field of an SQE in the mapped queue, as an attribute."""
@@ -88,12 +92,12 @@ class Sqe:
 
         Any unexpected result breaks the chain, a short read included: what follows is cancelled.
         """
-        self.flags |= SqeFlag.IO_LINK
+        self.flags |= _IO_LINK
         return self
 
     def hardlink_with_next(self) -> Sqe:
         """`link_with_next`, but a failure does not break the chain (IOSQE_IO_HARDLINK, 5.5)."""
-        self.flags |= SqeFlag.IO_HARDLINK
+        self.flags |= _IO_HARDLINK
         return self
 
     def drain_previous(self) -> Sqe:
@@ -101,7 +105,7 @@ class Sqe:
 
         IOSQE_IO_DRAIN, 5.2. It stalls the whole queue: prefer links.
         """
-        self.flags |= SqeFlag.IO_DRAIN
+        self.flags |= _IO_DRAIN
         return self
 
     def use_registered_fd(self) -> Sqe:
@@ -110,7 +114,7 @@ class Sqe:
         Only for operations that take one: some ignore the flag and use the ordinary descriptor of
         that number instead (`trio_uring.lowlevel.OPS_WITH_FIXED_FILE`).
         """
-        self.flags |= SqeFlag.FIXED_FILE
+        self.flags |= _FIXED_FILE
         return self
 
     def __bytes__(self) -> bytes:

@@ -559,6 +559,37 @@ int tu_submit_and_copy(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr, in
     EXCLUSIVE(ring, int, submit_and_copy(ring, tail, wait_nr, timeout_ns, out, max));
 }
 
+static int64_t run_one(struct tu_ring *ring, uint32_t at)
+{
+    const struct tu_sqe *sqe =
+        (const struct tu_sqe *)(ring->sqes + (size_t)(at & (ring->sq_entries - 1)) * ring->sqe_bytes);
+    uint32_t more = at + 1 - ring->flushed;
+    if (more > 1 || sqe->flags & TU_SQE_CQE_SKIP_SUCCESS)
+        return TU_RES_MIN - EINVAL;
+    if (more && cq_ready(ring))
+        return TU_RES_MIN - EBUSY;
+    int64_t rc = submit(ring, at + 1, 1, -1, 0);
+    if (rc < 0 || !cq_ready(ring))
+        return TU_RES_MIN + (rc < 0 ? rc : -EINTR);
+    const struct tu_cqe *cqe = (const struct tu_cqe *)(
+        ring->cqes + (size_t)(*ring->cq_head & (ring->cq_entries - 1)) * ring->cqe_bytes);
+    if (cqe->user_data != sqe->user_data || cqe->flags & (TU_CQE_F_MORE | TU_CQE_F_SKIP))
+        return TU_RES_MIN - (cqe->flags & TU_CQE_F_MORE ? EINVAL : EBUSY);
+    int64_t res = cqe->res;
+    consume(ring, NULL, 1, 0);
+    return res;
+}
+
+int64_t tu_run_one(struct tu_ring *ring, uint64_t position)
+{
+    int refused = begin(ring);
+    if (refused)
+        return TU_RES_MIN + refused;
+    int64_t res = run_one(ring, (uint32_t)position);
+    tu_end_exclusive(ring);
+    return res;
+}
+
 int tu_peek_cqes(struct tu_ring *ring, void *out, uint32_t max)
 {
     EXCLUSIVE(ring, int, consume(ring, out, max, 1));
