@@ -42,7 +42,7 @@ BY_TYPE: dict[str, Any] = {
     "int": 1,
     "bool": True,
     "Address | SockAddr": ("127.0.0.1", 1),
-    "Buffer": bytearray(16),
+    "Buffer": bytearray(64),
     "BufferSelection": BufferSelection(0),
     "Cqe": Cqe(1, 0, 0),
     "EpollEvents": EpollEvents(1),
@@ -61,7 +61,7 @@ BY_TYPE: dict[str, Any] = {
 
 
 def _value(parameter: inspect.Parameter) -> Any:
-    if parameter.name in BY_NAME and parameter.annotation != "WritableBuffer":
+    if parameter.name in BY_NAME and parameter.annotation not in ("Buffer", "WritableBuffer"):
         return BY_NAME[parameter.name]
     annotation = str(parameter.annotation)
     for prefix in ("Sequence[", "Iterable["):

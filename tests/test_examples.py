@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ pytestmark = requires_direct_descriptors()
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 CLIENTS = 200
-LIMIT_S = 60
+LIMIT_S = 300  # what hangs ends; an emulated machine takes a minute
 ODD_NAME = 'a <b> & "c".txt'
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -69,9 +69,11 @@ class Example:
 
     def slots(self) -> list[str]:
         """The files in the table of its ring, as proc(5) tells them."""
-        fds = Path(f"/proc/{self.process.pid}/fd")
-        [ring] = [fd.name for fd in fds.iterdir() if "[io_uring]" in os.readlink(fd)]
-        text = Path(f"/proc/{self.process.pid}/fdinfo/{ring}").read_text()
+        for fd in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed a moment ago
+                if "[io_uring]" in os.readlink(fd):
+                    break
+        text = (fd.parent.parent / "fdinfo" / fd.name).read_text()
         _, _, files = text.partition("UserFiles:")
         files, _, _ = files.partition("UserBufs:")
         return [file for file in re.findall(r"^ *\d+: (.+)$", files, re.M) if file != "<none>"]
@@ -120,16 +122,18 @@ async def test_the_echo_server_sends_back_every_byte_and_outlives_rude_clients()
     with started("echo_server.py", "--port", 0) as example:
         rude = await trio.open_tcp_stream("127.0.0.1", example.port)
         polite = await trio.open_tcp_stream("127.0.0.1", example.port)
-        async with rude, polite, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            await polite.send_all(data)
+            await polite.send_eof()
+
+        async with rude, polite:
             await rude.send_all(b"hello")
             reset(rude)
-
-            async def send() -> None:
-                await polite.send_all(data)
-                await polite.send_eof()
-
-            nursery.start_soon(send)
-            echoed = b"".join([chunk async for chunk in polite])
+            with trio.fail_after(LIMIT_S):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(send)
+                    echoed = b"".join([chunk async for chunk in polite])
         await example.only_the_listener_is_left()
 
         assert echoed == data
@@ -402,9 +406,9 @@ def test_no_path_leads_out_of_the_root(server: Example, path: str, status: int) 
 
 
 @needs_curl
-def test_other_methods_are_refused_and_the_client_gets_to_know(server: Example) -> None:
-    """405 says what is allowed, although the body of the request was not read."""
-    answer = curl(f"{server.url}/small.txt", "-X", "PUT", "--data-binary", f"@{__file__}")
+def test_other_methods_are_refused_with_the_names_of_those_that_are_not(server: Example) -> None:
+    """405 has an Allow header; the connection ends, because the body was not read."""
+    answer = curl(f"{server.url}/small.txt", "-X", "PUT", "-d", "a=b")
 
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
     assert answer.headers["connection"] == "close"
@@ -474,6 +478,19 @@ async def test_pipelined_requests_are_answered_in_order(server: Example, site: P
     assert end == b""
 
 
+async def test_a_response_arrives_although_the_request_was_not_read_to_its_end(
+    server: Example,
+) -> None:
+    """A client that first sends a megabyte and then looks finds an answer, and no reset."""
+    async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        head = f"PUT / HTTP/1.1\r\nHost: test\r\nContent-Length: {1 << 20}\r\n\r\n"
+        with trio.fail_after(LIMIT_S):
+            await stream.send_all(head.encode() + bytes(1 << 20))
+            status, _ = await Client(stream).answer()
+
+    assert status == 405
+
+
 @pytest.mark.parametrize("said", [b"", b"GET / HTT", b"GET /huge.bin HTTP/1.1\r\nHost: x\r\n\r\n"])
 async def test_a_client_that_is_too_slow_loses_its_connection(
     example: Any, site: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
@@ -493,13 +510,13 @@ async def test_a_client_that_is_too_slow_loses_its_connection(
     assert room.value == 1
 
 
-async def visit(example: Example, sums: dict[str, str], number: int, rounds: int) -> int:
-    """Asks for each file several times on one connection; returns how many were right."""
+async def visit(example: Example, sums: dict[str, str], number: int = 0) -> int:
+    """Asks for each file on one connection; returns how many came with every byte."""
     right = 0
     async with await trio.open_tcp_stream("127.0.0.1", example.port) as stream:
         client = Client(stream)
         names = list(sums)
-        for turn in range(rounds * len(names)):
+        for turn in range(len(names)):
             name = names[(number + turn) % len(names)]
             await client.ask(f"/{name}")
             status, body = await client.answer()
@@ -538,7 +555,7 @@ async def test_clients_that_hang_up_in_the_middle_cost_the_others_nothing(
         if number % 2:
             await leave_in_the_middle(busy, number // 2)
         else:
-            right.append(await visit(busy, sums, number // 2, 2))
+            right.append(await visit(busy, sums, number // 2))
 
     with started("static_server.py", site, "--port", 0) as busy:
         with trio.fail_after(LIMIT_S):
@@ -547,8 +564,8 @@ async def test_clients_that_hang_up_in_the_middle_cost_the_others_nothing(
                     nursery.start_soon(be_client, number)
         await busy.only_the_listener_is_left()
 
-        assert right == [2 * len(sums)] * (CLIENTS // 2)
-        assert await visit(busy, sums, 0, 1) == len(sums)
+        assert right == [len(sums)] * (CLIENTS // 2)
+        assert await visit(busy, sums) == len(sums)
 
         async with await trio.open_tcp_stream("127.0.0.1", busy.port) as idle:
             await Client(idle).ask("/huge.bin")
@@ -556,7 +573,7 @@ async def test_clients_that_hang_up_in_the_middle_cost_the_others_nothing(
             assert busy.interrupt() in (0, 130)
         assert busy.errors() == ""
         with started("static_server.py", site, "--port", busy.port) as next_server:
-            assert await visit(next_server, sums, 0, 1) == len(sums)
+            assert await visit(next_server, sums) == len(sums)
             assert next_server.interrupt() in (0, 130)
 
 
@@ -567,7 +584,7 @@ async def test_a_table_of_eight_slots_serves_two_hundred_clients(
     right: list[int] = []
 
     async def be_client(number: int) -> None:
-        right.append(await visit(tiny, sums, number, 1))
+        right.append(await visit(tiny, sums, number))
 
     with started("static_server.py", site, "--port", 0, "--slots", 8) as tiny:
         with trio.fail_after(LIMIT_S):

@@ -710,3 +710,20 @@ def test_a_submit_that_the_kernel_refuses_keeps_the_buffer() -> None:
         right.send(b"x")
         assert wait_cqes(ring, 1) == [Cqe(7, 1, 0)]
         assert not is_locked(buffer)
+
+
+def test_a_loop_over_entries_in_turn_keeps_what_was_submitted_beside_it() -> None:
+    """submit_in_turn: an operation that its loop submits keeps its buffer, whatever ended last."""
+    first, second = bytearray(8), bytearray(8)
+    with open_ring(4) as ring, a_socketpair() as (left, right):
+        right.send(b"x")
+        ring.recv(7, left.fileno(), first)
+        for res in ring.submit_in_turn():
+            assert res == 1
+            ring.recv(7, left.fileno(), second)
+            ring.submit()
+        assert is_locked(second)
+        right.send(b"y")
+        assert wait_cqes(ring, 1) == [Cqe(7, 1, 0)]
+        assert not is_locked(second)
+        assert not is_locked(first)

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import threading
+from array import array
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,17 @@ from trio_uring.lowlevel import (
     Feature,
     Ring,
     SetupFlag,
+    Sqe,
+    SqeFlag,
     SubmissionQueueFull,
+    TimeoutFlag,
+    prep_nop,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from typing_extensions import Buffer
 
 SOON_S = 0.02
 
@@ -471,3 +478,146 @@ def test_an_exception_of_a_handler_ends_the_wait_and_loses_nothing() -> None:
                 wait()
         os.write(writer, b"x")
         assert wait_cqes(ring, 1) == [Cqe(1, select.POLLIN, 0)]
+
+
+# -- batches, and one at a time --------------------------------------------------------------------
+
+
+def nop_bytes(user_data: int) -> bytes:
+    sqe = Sqe()
+    prep_nop(sqe, user_data)
+    return bytes(sqe)
+
+
+@pytest.mark.parametrize("as_type", [bytes, bytearray, memoryview], ids=lambda t: t.__name__)
+def test_a_batch_of_entries_can_be_put_again_and_again(as_type: Callable[[bytes], Buffer]) -> None:
+    """put_sqes copies whole entries into the queue, also across its end."""
+    batch = as_type(b"".join(map(nop_bytes, (5, 6, 7))))
+    with open_ring(4) as ring:
+        for _ in range(6):
+            ring.put_sqes(batch)
+            assert ring.sq_ready() == 3
+            assert [c.user_data for c in ring.submit_and_copy_cqes(4, 3)] == [5, 6, 7]
+
+
+def test_a_batch_that_does_not_fit_is_not_put_at_all() -> None:
+    """SubmissionQueueFull, or ValueError for what is no whole entry; the queue is as it was."""
+    with open_ring(4) as ring:
+        ring.nop(1)
+        with pytest.raises(SubmissionQueueFull):
+            ring.put_sqes(nop_bytes(2) * 4)
+        with pytest.raises(ValueError, match="whole entries"):
+            ring.put_sqes(bytes(65))
+        ring.put_sqes(b"")
+        assert ring.submit_and_copy_cqes(4, 1) == [Cqe(1, 0, 0)]
+
+
+def test_completions_of_a_batch_can_be_copied_as_bytes() -> None:
+    """submit_and_copy_into submits, waits and fills the buffer."""
+    with open_ring(4) as ring:
+        out = array("i", bytes(16 * 4))
+        for start in (0, 4):
+            ring.nop_many(range(start, start + 4))
+            assert ring.submit_and_copy_into(out, 4) == 4
+            assert out[::4].tolist() == [*range(start, start + 4)]
+            assert out[2::4].tolist() == [0] * 4
+        assert ring.submit_and_copy_into(out) == 0
+        with pytest.raises(BufferError):
+            ring.submit_and_copy_into(bytes(16))
+
+
+def test_one_operation_can_be_made_a_call() -> None:
+    """run_one submits the one entry that is prepared, and returns its result or negative errno."""
+    with open_ring(2) as ring, a_pipe() as (reader, writer):
+        buffer = bytearray(8)
+        os.write(writer, b"12345")
+        ring.read(1, reader, buffer, -1)
+        assert ring.run_one() == 5
+        buffer.append(0)
+        ring.read(2, 1 << 20, buffer, -1)
+        assert ring.run_one() == -errno.EBADF
+        ring.timeout(3, SOON_S)
+        assert ring.run_one() == -errno.ETIME
+        assert (ring.in_flight, ring.cq_ready(), ring.sq_ready()) == (0, 0, 0)
+        assert not ring._pins
+
+
+def test_entries_run_in_turn_have_nobody_beside_them() -> None:
+    """submit_in_turn: the second is submitted when the first has completed."""
+    with open_ring(4) as ring:
+        for _ in range(3):
+            ring.timeout(1, SOON_S)
+            ring.nop(2)
+            ring.nop(3).opcode = 255
+            results = ring.submit_in_turn()
+            assert ring.sq_ready() == 3
+            assert next(results) == -errno.ETIME
+            assert (ring.sq_ready(), ring.in_flight) == (2, 0)
+            assert [*results] == [0, -errno.EINVAL]
+
+
+def test_entries_that_were_not_reached_stay_prepared() -> None:
+    """Leaving the loop early leaves the rest of the queue; what they borrow stays locked."""
+    buffers = [bytearray(8) for _ in range(2)]
+    with open_ring(4) as ring, a_pipe() as (reader, writer):
+        os.write(writer, b"1234567812345678")
+        for number, buffer in enumerate(buffers):
+            ring.read(number, reader, buffer, -1)
+        for res in ring.submit_in_turn():
+            assert res == 8
+            break
+        assert (ring.sq_ready(), ring.in_flight) == (1, 0)
+        with pytest.raises(BufferError):
+            buffers[1].append(0)
+        assert ring.submit_and_copy_cqes(4, 1) == [Cqe(1, 8, 0)]
+        for buffer in buffers:
+            buffer.append(0)
+
+
+def test_a_signal_does_not_end_the_wait_for_one() -> None:
+    """run_one and submit_in_turn go on behind the handler."""
+    with open_ring(2) as ring, a_pipe() as (reader, writer):
+        buffer = bytearray(1)
+        for run in (ring.run_one, lambda: next(ring.submit_in_turn())):
+            ring.read(1, reader, buffer, -1)
+            with alarms(lambda count: os.write(writer, b"x") if count == 3 else None):
+                assert run() == 1
+
+
+def test_running_one_wants_exactly_one() -> None:
+    """Nothing prepared, two prepared, one without a CQE, others in flight: an OSError, no wait."""
+    with open_ring(4) as ring, a_pipe() as (reader, _):
+
+        def refused(code: int) -> None:
+            with pytest.raises(OSError, match="run_one") as info:
+                ring.run_one()
+            assert info.value.errno == code
+
+        refused(errno.EINVAL)
+        ring.nop(1).flags |= SqeFlag.CQE_SKIP_SUCCESS
+        refused(errno.EINVAL)
+        ring.nop(2)
+        refused(errno.EINVAL)
+        ring.submit()
+        ring.nop(3)
+        refused(errno.EBUSY)
+        assert {cqe.user_data for cqe in ring.submit_and_copy_cqes(4, 2)} >= {2, 3}
+        ring.poll_add(4, reader, select.POLLIN)
+        ring.submit()
+        ring.nop(4)
+        assert ring.run_one() == 0, "the same user_data, and the first to complete"
+
+
+def test_running_a_multishot_operation_is_refused() -> None:
+    """EINVAL, and its completions are there to be copied."""
+    with open_ring(4) as ring:
+        ring.timeout(1, 0.001, count=2, flags=TimeoutFlag.MULTISHOT)
+
+        def run_or_skip() -> None:
+            if ring.run_one() == -errno.EINVAL:
+                pytest.skip("this kernel has no multishot timeouts (before 6.4): EINVAL")
+
+        with pytest.raises(OSError, match="run_one") as info:
+            run_or_skip()
+        assert info.value.errno == errno.EINVAL
+        assert [cqe.user_data for cqe in wait_cqes(ring, 2)] == [1, 1]

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_kept_entry_of_a_closed_ring_is_dead() -> None:
     ring.close()
     for sqe in entries:
         for use in (lambda sqe=sqe: sqe.opcode, sqe.link_with_next, lambda sqe=sqe: repr(sqe)):
-            with pytest.raises(Exception, match=r"requires a buffer|unpack_from"):
+            with pytest.raises(Exception, match=r"requires a buffer|unpack_from|out of range"):
                 use()
         with pytest.raises(Exception, match="requires a buffer"):
             sqe.user_data = 1
@@ -318,6 +319,19 @@ def test_a_child_may_have_a_ring_of_its_own() -> None:
             with Ring(1) as own:
                 own.nop(1)
                 assert own.submit_and_copy_cqes(1, 1) == [Cqe(1, 0, 0)]
+
+        with forked(child):
+            pass
+
+
+def test_a_forked_child_has_no_part_of_the_queues() -> None:
+    """Rows 65, 65b: it could take the parent's completions, and keep its files open."""
+    mark = "anon_inode:[io_uring]"
+    with open_ring(1):
+        assert mark in Path("/proc/self/maps").read_text()
+
+        def child() -> None:
+            assert mark not in Path("/proc/self/maps").read_text()
 
         with forked(child):
             pass

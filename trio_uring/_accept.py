@@ -19,6 +19,7 @@ import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
 from ._capabilities import capabilities
+from ._operation import CANCELLED
 from ._prep import prep_accept, prep_accept_direct
 from ._slots import reserve
 
@@ -78,6 +79,11 @@ class AcceptedConnections:
         self._ready: deque[FixedSocket] = deque()
         self._error: OSError | None = None
         self._waiting: Any = None
+        # What a task that waits for a slot here wants to be told: the end of this, or of the
+        # listener.
+        self._waiting_for_slot: set[Callable[[], None]] = set()
+        self._until_closed = (self._waiting_for_slot, listener._waiting_for_slot)
+        self._busy = False
         self._entered = False
         self._ended = False
 
@@ -85,6 +91,7 @@ class AcceptedConnections:
         self.listener._checked_slot()
         if self._entered:
             raise RuntimeError("accept_direct_multishot() is used once")
+        self._engine.check_run()
         self._entered = True
         return self
 
@@ -92,6 +99,8 @@ class AcceptedConnections:
     async def __aexit__(self, *exc_info: object) -> None:
         self._ended = True
         self._wake()  # another task, that is in __anext__
+        for end in list(self._waiting_for_slot):
+            end()
         for accept in self._accepts:
             self._engine.cancel(accept)
         # Cancelled accepts end at once; what they still bring is closed with the rest.
@@ -108,9 +117,16 @@ class AcceptedConnections:
     async def __anext__(self) -> FixedSocket:
         if not self._entered or self._ended:
             raise RuntimeError("use it inside its async with block")
-        if self._waiting is not None:
+        if self._busy:
             raise trio.BusyResourceError("another task is waiting for a connection")
         self._engine.check_run()
+        self._busy = True
+        try:
+            return await self._next()
+        finally:
+            self._busy = False
+
+    async def _next(self) -> FixedSocket:
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             if self._ready:
@@ -123,7 +139,7 @@ class AcceptedConnections:
                 raise error
             self.listener._checked_slot()
             if not self._accepts:
-                [slot] = await reserve(self._engine, listener=self.listener)
+                [slot] = await reserve(self._engine, until_closed=self._until_closed)
                 self._submit(slot)
             self._take_ahead()
             await self._wait()
@@ -180,7 +196,7 @@ class AcceptedConnections:
                 self._ready.append(connection)
         else:
             engine.release_slot(accept.slot)
-            if -res not in _OTHERS_FAULT and res != -errno.ECANCELED:
+            if -res not in _OTHERS_FAULT and res not in CANCELLED:
                 self._error = OSError(-res, os.strerror(-res))
         self.listener._operation_ended()
         self._wake()

@@ -119,20 +119,28 @@ async def pipe_direct(flags: int = 0, *, wait: bool = True) -> tuple[FixedFile, 
     """
     engine = current_engine()
     flags &= ~os.O_CLOEXEC
-    slots = await reserve(engine, 2, wait=wait)
+    keep = not capabilities().install
+    read_slot, write_slot = await reserve(engine, 2, wait=wait)
     try:
         await trio.lowlevel.checkpoint()
-        ends = os.pipe2(flags | os.O_CLOEXEC)
-        keep = not capabilities().install
-        companions = [
-            fill_slot(engine, slot, fd, keep=keep) for slot, fd in zip(slots, ends, strict=True)
-        ]
+        read_end, write_end = os.pipe2(flags | os.O_CLOEXEC)
+        try:
+            companion = fill_slot(engine, read_slot, read_end, keep=keep)
+        except BaseException:
+            os.close(write_end)
+            raise
     except BaseException:
-        for slot in slots:
-            engine.release_slot(slot)
+        engine.release_slot(read_slot)
+        engine.release_slot(write_slot)
         raise
-    reader, writer = (FixedFile(engine, *pair) for pair in zip(slots, companions, strict=True))
-    return reader, writer
+    reader = FixedFile(engine, read_slot, companion)
+    try:
+        companion = fill_slot(engine, write_slot, write_end, keep=keep)
+    except BaseException:
+        reader._close_now()
+        engine.release_slot(write_slot)
+        raise
+    return reader, FixedFile(engine, write_slot, companion)
 
 
 @enable_ki_protection
@@ -152,19 +160,23 @@ async def register(
     [taken] = await reserve(engine, slot=slot, wait=wait)
     try:
         await trio.lowlevel.checkpoint()
-        copy = os.dup(number)
-        keep = not capabilities().install
-        is_socket = stat.S_ISSOCK(os.fstat(copy).st_mode)
-        if is_socket:
-            with stdlib_socket.socket(fileno=os.dup(copy)) as sock:
-                kind = {"family": int(sock.family), "type": int(sock.type), "proto": sock.proto}
-        companion = fill_slot(engine, taken, copy, keep=keep)
-        if is_socket:
+        kind = _socket_kind(number)
+        companion = fill_slot(engine, taken, os.dup(number), keep=not capabilities().install)
+        if kind is not None:
             return FixedSocket(engine, taken, companion, **kind)
         return FixedFile(engine, taken, companion)
     except BaseException:
         engine.release_slot(taken)
         raise
+
+
+def _socket_kind(fd: int) -> dict[str, int] | None:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return None
+    sock = stdlib_socket.socket(fileno=fd)
+    kind = {"family": int(sock.family), "type": int(sock.type), "proto": sock.proto}
+    sock.detach()
+    return kind
 
 
 async def close_direct(file: FixedFile) -> None:

@@ -25,6 +25,7 @@ from ._operation import (
     INDEX_MASK,
     OWN_IDS,
     Ignored,
+    Notification,
     Operation,
 )
 from ._prep import prep_cancel, prep_nop
@@ -77,6 +78,8 @@ class Engine:
         self._flushed = 0
 
         self.in_flight = 0
+        # Of them, zero-copy sends that are done but for the word that their data are free.
+        self.notifications = 0
         self.bounded_in_flight = 0
         self.completed = 0
         self.queue_full_count = self.overflow_count = 0
@@ -116,8 +119,25 @@ class Engine:
         return operation, sqe
 
     def check_run(self) -> None:
-        """Raises `RuntimeError` outside of the run of this engine, before anything is changed."""
+        """Raises outside of the run of this engine, before anything is changed.
+
+        Raises:
+            RuntimeError: in another run, or none.
+            ForkedRingError: in a child of its process.
+        """
         self._current_task()
+        if self.ring.fd < 0:
+            self.ring.cq_ready()  # raises what is wrong
+
+    def keep_until_notified(self, operation: Operation) -> None:
+        """The operation has its result, but one more CQE will come for its user_data."""
+        tail = Notification(self, operation.user_data, operation.pins)
+        self.records[operation.index] = tail
+        self.in_flight += 1
+        self.notifications += 1
+        operation.index = len(self.records)
+        operation.user_data = operation.index
+        self.records.append(operation)
 
     def _new_record(self) -> Operation:
         operation = Operation(self, len(self.records))
@@ -274,8 +294,14 @@ class Engine:
     def submit(self) -> None:
         """Submits what is prepared, for a driver whose loop sleeps elsewhere."""
         self._give_up()
-        self.ring.submit()
+        code = self.ring.submit_now()
         self._flushed = self.ring.tail
+        if code < 0 and code not in _TRY_AGAIN:
+            self.ring.check(code, "io_uring_enter")
+
+    def awaits(self) -> bool:
+        """A task waits for an operation of its own; multishots are not counted."""
+        return any(isinstance(record, Operation) and record.task for record in self.records)
 
     def has_news(self) -> bool:
         """The next `dispatch` has something to do: a loop that sleeps elsewhere must not."""
@@ -388,6 +414,7 @@ class Engine:
     def shared_buffers(self) -> SharedBuffers | None:
         """The provided buffers of this run; None on kernels without buffer rings (5.19)."""
         if not self._buffers_tried:
+            self.check_run()
             self._buffers_tried = True
             options = self.options
             try:
@@ -435,7 +462,9 @@ class Engine:
             if self.pid == os.getpid():
                 self._close_files()
         finally:
-            self.ring.close(DRAIN_TIMEOUT_S)
+            # A peer that does not read can hold back a notification for as long as it likes.
+            only_notifications = self.in_flight == self.notifications
+            self.ring.close(0.1 if only_notifications and self.in_flight else DRAIN_TIMEOUT_S)
 
     def _close_files(self) -> None:
         """The ring takes the table with it; what remains are companions, and complaints."""

@@ -62,6 +62,10 @@ class EngineRing(Ring):
             self._ring, self._tail, wait_nr, timeout_ns, self._copied, self._copy_max
         )
 
+    def submit_now(self) -> int:
+        """Submits without waiting or taking completions; the number, or a negative errno."""
+        return lib.tu_submit(self._ring, self._tail, 0)
+
     def work_off(self) -> int:
         """Submits, and enters so that the kernel works off what it has deferred; else as `turn`."""
         pending = lib.tu_flush(self._ring, self._tail)

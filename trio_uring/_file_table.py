@@ -85,7 +85,7 @@ class FileTable:
             ValueError: it is not in the manual part.
             OSError: it is taken (``EBUSY``).
         """
-        if not 0 <= slot < self.slots_manual:
+        if not 0 <= slot < min(self.slots_manual, self.slots_max):
             raise ValueError(
                 f"slot {slot} is handed out by trio_uring; slots_manual={self.slots_manual} "
                 "says which can be named"

@@ -7,6 +7,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
+from trio.lowlevel import enable_ki_protection
+
 from ._abi import Op
 from ._buffers import TRANSFER_BYTES_MAX, c_string, iovecs, readable, writable
 from ._capabilities import capabilities
@@ -102,6 +104,9 @@ class FixedFile(Handle):
             self, prep_writev, address, count, _offset(offset), pins=pins
         )
 
+    # Ctrl-C waits for the next checkpoint: between the completion and the return, bytes would be
+    # lost.
+    @enable_ki_protection
     async def read(self, nbytes: int) -> bytes:
         """Up to ``nbytes`` bytes; waits for the first. For pipes, terminals, sockets.
 
@@ -114,6 +119,7 @@ class FixedFile(Handle):
         )
         return ffi.unpack(buffer, count)  # type: ignore[return-value]
 
+    @enable_ki_protection
     async def readinto(self, buffer: WritableBuffer) -> int:
         """`read` into ``buffer``; returns the number of bytes read."""
         pin, address, nbytes = writable(buffer)

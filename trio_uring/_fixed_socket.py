@@ -70,7 +70,9 @@ class FixedSocket(SocketSetup):
         engine = self._engine
         self._checked_slot()
         engine.check_run()
-        [taken] = await reserve(engine, slot=slot, wait=wait, listener=self)
+        [taken] = await reserve(
+            engine, slot=slot, wait=wait, until_closed=(self._waiting_for_slot,)
+        )
         try:
             if capabilities().install:
                 await engine.perform_on(self, prep_accept_direct, 0, 0, 0, taken, bounded=False)
@@ -99,6 +101,9 @@ class FixedSocket(SocketSetup):
 
     # -- receive -------------------------------------------------------------------------------
 
+    # Ctrl-C waits for the next checkpoint: between the completion and the return, bytes would be
+    # lost.
+    @enable_ki_protection
     async def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Up to ``bufsize`` bytes; ``b""`` at the end of the stream, and only there. recv(2).
 
@@ -150,6 +155,7 @@ class FixedSocket(SocketSetup):
             self._received.appendleft(rest)
         return data[:bufsize]
 
+    @enable_ki_protection
     async def recv_into(self, buffer: WritableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receives into ``buffer``, up to ``nbytes`` bytes of it (0: all); returns how many."""
         pin, address, size = writable(buffer)
@@ -180,6 +186,7 @@ class FixedSocket(SocketSetup):
         """As `socket.socket.recvmsg`: data, ancillary data, flags, and who sent them."""
         return await self._recvmsg(bufsize, ancbufsize, flags, self.type not in _STREAMS)
 
+    @enable_ki_protection
     async def _recvmsg(
         self, bufsize: int, ancbufsize: int, flags: int, with_address: bool
     ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
@@ -199,13 +206,25 @@ class FixedSocket(SocketSetup):
             self._receiving = False
         return bytes(buffer[:count]), message.ancdata, message.flags, message.address
 
+    async def read(self, nbytes: int) -> bytes:
+        """The same as `recv`."""
+        return await self.recv(nbytes)
+
+    async def readinto(self, buffer: WritableBuffer) -> int:
+        """The same as `recv_into`."""
+        return await self.recv_into(buffer)
+
     def recv_multishot(self) -> ReceivedData:
         """``async with ... as received``, then ``async for data in received``: chunks as they come.
 
         One operation receives many times, into the run's shared buffers (6.0; before it, one
         operation for each chunk). A bounded number of chunks is taken ahead of the loop. What was
         taken and not looked at is not lost: the next receive returns it.
+
+        For streams only (``SOCK_STREAM``): chunks have no boundaries.
         """
+        if self.type is not stdlib_socket.SOCK_STREAM:
+            raise ValueError("recv_multishot is for SOCK_STREAM")
         return ReceivedData(self)
 
     # -- send ----------------------------------------------------------------------------------
@@ -233,6 +252,10 @@ class FixedSocket(SocketSetup):
         except OSError as exc:
             self._failed(exc)
             raise
+
+    async def write(self, data: ReadableBuffer) -> int:
+        """The same as `send`."""
+        return await self.send(data)
 
     async def send_all(self, data: ReadableBuffer) -> None:
         """Sends all of ``data``. As `trio.abc.SendStream.send_all`: after an error or a

@@ -190,6 +190,7 @@ class Handle(trio.abc.AsyncResource):
         if self._companion >= 0:
             self._checked_slot()
             await trio.lowlevel.checkpoint()
+            self._checked_slot()
             return os.dup(self._companion)
         return await self._engine.perform_on(self, _prep_install)
 
@@ -203,18 +204,15 @@ class _OrdinaryFd:
         self._file = file
         self._installed = -1
 
+    @enable_ki_protection
     async def __aenter__(self) -> int:
-        file = self._file
-        if file._companion >= 0:
-            file._checked_slot()
-            await trio.lowlevel.checkpoint()
-            return file._companion
-        self._installed = await file.install_fd()
+        # Of its own, also where there is a companion: that is closed with the handle, at any time.
+        self._installed = await self._file.install_fd()
         return self._installed
 
+    @enable_ki_protection
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._installed >= 0:
-            os.close(self._installed)
+        os.close(self._installed)
 
 
 def _prep_install(sqe: Any, slot: int, user_data: int, sqe_flags: int) -> None:

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import outcome
@@ -49,6 +51,8 @@ class HostedDriver(trio.abc.Instrument):
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         ring.register_eventfd(self._eventfd)
         self._failure: BaseException | None = None
+        self._system_tasks_end = False
+        self._waker: _Waker | None = None
         self._waits = False
         trio.lowlevel.add_instrument(self)
         self._begin_to_wait()
@@ -76,6 +80,8 @@ class HostedDriver(trio.abc.Instrument):
 
     def after_run(self) -> None:
         """The run is over."""
+        if self._waker is not None:
+            self._waker.end()
         self.engine.close()
         os.close(self._eventfd)
 
@@ -92,8 +98,9 @@ class HostedDriver(trio.abc.Instrument):
                 await self._wait_once()
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
-                while self.engine.in_flight:
+                while self.engine.awaits():
                     await self._wait_once()
+            self._system_tasks_end = True
             raise
 
     async def _wait_once(self) -> None:
@@ -127,6 +134,8 @@ class HostedDriver(trio.abc.Instrument):
             raise RuntimeError("this handle belongs to another Trio run")
         if self._failure is not None:
             raise self._failure
+        if self._system_tasks_end and self._waker is None:
+            self._waker = _Waker(self._token, self._eventfd)
         return task
 
     def operation_began(self) -> None:
@@ -136,3 +145,30 @@ class HostedDriver(trio.abc.Instrument):
     def wake(self) -> None:
         """Completions were taken out in mid-pass."""
         os.eventfd_write(self._eventfd, 1)
+
+
+class _Waker:
+    """A thread in place of the system task, for what the last async generators of a run do."""
+
+    def __init__(self, token: trio.lowlevel.TrioToken, eventfd: int) -> None:
+        self._end = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = Thread(target=self._run, args=(token, eventfd), daemon=True)
+        self._thread.start()
+
+    def _run(self, token: trio.lowlevel.TrioToken, eventfd: int) -> None:
+        poll = select.poll()
+        poll.register(eventfd, select.POLLIN)
+        poll.register(self._end, select.POLLIN)
+        while all(fd != self._end for fd, _ in poll.poll()):
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(eventfd)
+            try:
+                token.run_sync_soon(int)  # a pass of the loop is all that is wanted
+            except trio.RunFinishedError:
+                return
+
+    def end(self) -> None:
+        """The run is over."""
+        os.eventfd_write(self._end, 1)
+        self._thread.join()
+        os.close(self._end)

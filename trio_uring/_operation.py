@@ -43,9 +43,11 @@ INDEX_MASK = 0xFFFF_FFFF
 GENERATION = 1 << 32
 USER_DATA_MASK = 0xFFFF_FFFF_FFFF_FFFF
 
-_CANCELLED = (-errno.ECANCELED, -errno.EINTR)
+# A worker thread of the kernel that was interrupted may answer what user space never sees else:
+# ERESTARTSYS and its like (include/linux/errno.h).
+INTERRUPTED = frozenset({-errno.EINTR, -512, -513, -514, -516})
+CANCELLED = INTERRUPTED | {-errno.ECANCELED}
 F_MORE = 2  # CqeFlag.MORE
-F_NOTIF = 8  # CqeFlag.NOTIF
 F_BUFFER = 1  # CqeFlag.BUFFER
 
 # user_data of what no task waits for: records below this index are the engine's own.
@@ -64,6 +66,22 @@ class Ignored:
 
     def complete(self, res: int, flags: int) -> None:
         pass
+
+
+class Notification:
+    """What a zero-copy send leaves behind. KERNEL OWNS ``pins`` until the notification."""
+
+    __slots__ = ("engine", "pins", "user_data")
+
+    def __init__(self, engine: Engine, user_data: int, pins: Any) -> None:
+        self.engine = engine
+        self.user_data = user_data
+        self.pins = pins
+
+    def complete(self, res: int, flags: int) -> None:
+        self.engine.in_flight -= 1
+        self.engine.notifications -= 1
+        self.engine.remove_record(self)
 
 
 class Operation:
@@ -105,12 +123,12 @@ class Operation:
 
     def complete(self, res: int, flags: int) -> None:
         """A CQE. Called by the engine's dispatch, outside of any task."""
-        if not flags & F_NOTIF:  # the notification of a zero-copy send has no result
-            self.res = res
-            self.flags = flags
-        if flags & F_MORE:
-            return
         engine = self.engine
+        self.res = res
+        self.flags = flags
+        if flags & F_MORE:
+            # A zero-copy send has its result; a notification will say when the data are free.
+            engine.keep_until_notified(self)
         if flags & F_BUFFER and res < 0:
             engine.return_buffer(flags)
         engine.in_flight -= 1
@@ -142,11 +160,13 @@ class Operation:
         self._recycle()
         if res >= 0:
             return res
-        if res in _CANCELLED:
+        if res in CANCELLED:
             if raise_cancel is not None:
                 raise_cancel()
             if closing:
                 raise trio.ClosedResourceError("another task closed this handle")
+            if res in INTERRUPTED:
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
         raise OSError(-res, os.strerror(-res))
 
     def _recycle(self) -> None:

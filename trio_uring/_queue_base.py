@@ -14,11 +14,12 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._abi import SetupFlag, SqeFlag
-from ._errors import ForkedRingError, SubmissionQueueFull, WrongThreadError, check, error_of
+from ._errors import ForkedRingError, SubmissionQueueFull, WrongThreadError, error_of
 from ._lib import CData, ffi, lib
 from ._prep import prep_nop
 from ._prep_entry import COLUMNS
 from ._sqe import SQE_BYTES, Sqe
+from ._unavailable import setup_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +74,7 @@ class RingBase:
         self._inside = False
         self._tail = self._limit = 0
         self._entries: list[Sqe] = []
-        self._rows = memoryview(b"")
+        self._rows = self._sq_head = memoryview(b"")
         self._columns: dict[str, memoryview] = {}
         self._asks_kernel = True
         # By user_data: what operations in flight borrow.
@@ -90,7 +91,9 @@ class RingBase:
         self._cancel_id = -1
         self._cancel_singly = False
         self._ring = _closed_ring()
-        check(lib.tu_setup(self._ring, entries, kernel_params, 1), "io_uring_setup")
+        code = lib.tu_setup(self._ring, entries, kernel_params, 1)
+        if code < 0:
+            raise setup_error(code)
         self.fd = int(self._ring.fd)
         self.flags = SetupFlag(self._ring.setup_flags)
         self.features = int(self._ring.features)
@@ -121,11 +124,13 @@ class RingBase:
         self._copy_max = int(ring.cq_entries)
         self._sqe_bytes = int(ring.sqe_bytes)
         memory = ffi.buffer(ring.sqes, ring.sq_entries * self._sqe_bytes)
-        self._entries = [Sqe(memory, i * self._sqe_bytes) for i in range(ring.sq_entries)]
         self._rows = memoryview(memory).cast("B")
+        self._entries = [Sqe(self._rows, i * self._sqe_bytes) for i in range(ring.sq_entries)]
         # Field -> that field of all entries.
         self._columns = {
-            name: self._rows.cast(code)[place :: self._sqe_bytes // calcsize(code)]
+            name: self._rows.cast(code)[  # type: ignore[call-overload]
+                place :: self._sqe_bytes // calcsize(code)
+            ]
             for name, (code, place) in COLUMNS.items()
         }
         # Only inside our own system calls does the kernel move the head: no acquire load is needed,
@@ -242,9 +247,15 @@ class RingBase:
         for user_data in retired:
             if user_data not in self._lending and user_data not in self._foreign:
                 self._pins.pop(user_data, None)
-        # What was not let go when its operation ended: an exception came between, or a twin that
-        # was prepared and not submitted.
-        if self._pins and not ledger.in_flight and not self._lending:
+        if self._pins:
+            self._release_idle()
+
+    def _release_idle(self) -> None:
+        """Lets go of what was kept past the end of its operation, once nothing is in flight.
+
+        An exception came between, or a twin was prepared that was not submitted yet.
+        """
+        if not self._ring.ledger.in_flight and not self._lending:
             self._pins = {key: pins for key, pins in self._pins.items() if key in self._foreign}
 
     # -- state ---------------------------------------------------------------------------------
@@ -276,7 +287,8 @@ class RingBase:
         for sqe in self._entries:
             sqe.memory = dead
             sqe.pins = None
-        self._rows = self._sq_head = memoryview(b"")
+        for view in (self._rows, self._sq_head, *self._columns.values()):
+            view.release()
         self._columns = {}
         self._asks_kernel = True
 

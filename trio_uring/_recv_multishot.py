@@ -19,6 +19,7 @@ from trio.lowlevel import Abort, enable_ki_protection
 
 from ._abi import Op
 from ._capabilities import capabilities
+from ._operation import CANCELLED
 from ._prep import prep_recv_multishot
 
 if TYPE_CHECKING:
@@ -47,12 +48,16 @@ class ReceivedData:
         self._waiting: Any = None
         self._entered = False
         self._ended = False
+        self._busy = False
+        # No shared buffer was left: the next chunk comes in memory of its own.
+        self._starved = False
         # SEND_ZC came with 6.0, and so did multishot receive.
         self._supported = Op.SEND_ZC in capabilities().ops
 
     async def __aenter__(self) -> ReceivedData:
         if self._entered:
             raise RuntimeError("recv_multishot() is used once")
+        self._engine.check_run()
         self.file._start_receiving()
         self._entered = True
         self._chunks.extend(self.file._received)
@@ -81,15 +86,23 @@ class ReceivedData:
     async def __anext__(self) -> bytes:
         if not self._entered or self._ended:
             raise RuntimeError("use it inside its async with block")
-        if self._waiting is not None:
+        if self._busy:
             raise trio.BusyResourceError("another task is waiting for data")
         self._engine.check_run()
+        self._busy = True
+        try:
+            return await self._next()
+        finally:
+            self._busy = False
+
+    async def _next(self) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._chunks:
             if self._end is not None:
                 self._raise_end(self._end)
             self.file._checked_slot()
-            if not self._supported or self._engine.shared_buffers() is None:
+            if self._starved or not self._supported or self._engine.shared_buffers() is None:
+                self._starved = False
                 return await self._receive_once()
             if not self._armed:
                 self._arm()
@@ -100,7 +113,7 @@ class ReceivedData:
         return self._chunks.popleft()
 
     async def _receive_once(self) -> bytes:
-        """For kernels without multishot receive."""
+        """Where there is no multishot receive, or no buffer for it."""
         self.file._receiving = False
         try:
             data: bytes = await self.file.recv(65536)
@@ -148,10 +161,12 @@ class ReceivedData:
             engine.remove_record(self)
             if res == 0:
                 self._end = 0
-            elif res == -errno.ECANCELED:
+            elif res in CANCELLED:
                 # Our own bound or the end of the block, unless the handle is being closed.
-                self._end = res if self.closing else None
-            elif res < 0 and res not in (-errno.ENOBUFS, -errno.EINTR):
+                self._end = -errno.ECANCELED if self.closing else None
+            elif res == -errno.ENOBUFS:
+                self._starved = True
+            elif res < 0:
                 self._end = res
             self.file._operation_ended()
         elif len(self._chunks) >= CHUNKS_MAX and not self._cancelling:

@@ -51,6 +51,7 @@ class FileScope(trio.abc.AsyncResource):
                 closed too.
         """
         file._checked_slot()
+        file._engine.check_run()
         if file._owner is not None:
             file._owner.forget(file)
         file._owner = self
@@ -281,6 +282,9 @@ def _joined(failure: BaseException | None, errors: list[BaseException]) -> BaseE
     """One exception for how the tasks ended and how the closing went."""
     if isinstance(failure, BaseExceptionGroup):
         joined: BaseException = failure.derive([*failure.exceptions, *errors])
+        if notes := getattr(failure, "__notes__", None):
+            joined.__notes__ = list(notes)  # type: ignore[attr-defined]
+        joined.__cause__, joined.__context__ = failure.__cause__, failure.__context__
         return joined
     if failure is not None:
         errors = [failure, *errors]

@@ -13,11 +13,10 @@ from trio.lowlevel import Abort, enable_ki_protection
 from ._file_table import SlotsExhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import NoReturn
 
     from ._engine import Engine
-    from ._fixed_socket import FixedSocket
 
 
 @enable_ki_protection
@@ -27,18 +26,19 @@ async def reserve(
     *,
     slot: int | None = None,
     wait: bool = True,
-    listener: FixedSocket | None = None,
+    until_closed: Iterable[set[Callable[[], None]]] = (),
 ) -> list[int]:
     """``count`` free slots, or the named one; waits in a fair queue until there are some.
 
-    The wait ends with `trio.ClosedResourceError` when ``listener`` is closed.
+    ``until_closed``: sets to enter a function that ends the wait with `trio.ClosedResourceError`.
     """
+    engine.check_run()
     table = engine.table
+    if engine.reclaim:
+        engine.reclaim_dropped()
     if slot is not None:
         table.take_manual(slot)
         return [slot]
-    if engine.reclaim:
-        engine.reclaim_dropped()
     slots = table.take(count)
     if slots is not None:
         return slots
@@ -57,19 +57,20 @@ async def reserve(
         table.withdraw(waiter)
         return Abort.SUCCEEDED
 
-    def listener_closed() -> None:
+    def closed() -> None:
         if granted:
-            return  # the task is on its way, and will find the listener closed
+            return  # the task is on its way, and will find out
         table.withdraw(waiter)
-        error = trio.ClosedResourceError("another task closed the listener")
+        error = trio.ClosedResourceError("another task closed what this one waits for")
         trio.lowlevel.reschedule(task, outcome.Error(error))
 
-    waits = set() if listener is None else listener._waiting_for_slot
-    waits.add(listener_closed)
+    for waits in until_closed:
+        waits.add(closed)
     try:
         await trio.lowlevel.wait_task_rescheduled(abort)
     finally:
-        waits.discard(listener_closed)
+        for waits in until_closed:
+            waits.discard(closed)
     return granted
 
 

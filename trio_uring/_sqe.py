@@ -92,12 +92,12 @@ class Sqe:
 
         Any unexpected result breaks the chain, a short read included: what follows is cancelled.
         """
-        self.flags |= _IO_LINK
+        self.memory[self.at + 1] |= _IO_LINK
         return self
 
     def hardlink_with_next(self) -> Sqe:
         """`link_with_next`, but a failure does not break the chain (IOSQE_IO_HARDLINK, 5.5)."""
-        self.flags |= _IO_HARDLINK
+        self.memory[self.at + 1] |= _IO_HARDLINK
         return self
 
     def drain_previous(self) -> Sqe:
@@ -105,7 +105,7 @@ class Sqe:
 
         IOSQE_IO_DRAIN, 5.2. It stalls the whole queue: prefer links.
         """
-        self.flags |= _IO_DRAIN
+        self.memory[self.at + 1] |= _IO_DRAIN
         return self
 
     def use_registered_fd(self) -> Sqe:
@@ -114,7 +114,7 @@ class Sqe:
         Only for operations that take one: some ignore the flag and use the ordinary descriptor of
         that number instead (`trio_uring.lowlevel.OPS_WITH_FIXED_FILE`).
         """
-        self.flags |= _FIXED_FILE
+        self.memory[self.at + 1] |= _FIXED_FILE
         return self
 
     def __bytes__(self) -> bytes:

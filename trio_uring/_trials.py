@@ -83,7 +83,7 @@ def try_registered_ring_fd(bench: Bench) -> bool:
 
 @trial("6.13", "the queues can be resized", needs=("defer_taskrun",))
 def try_resize_rings(bench: Bench) -> bool:
-    ring = bench.ring(2, DEFER)
+    ring = bench.ring(2, DEFER | SetupFlag.NO_SQARRAY)
     return can(lambda: ring.resize_rings(4, 8))
 
 

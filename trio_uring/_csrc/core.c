@@ -325,6 +325,12 @@ int tu_expect(struct tu_ring *ring, uint64_t user_data)
 
 /* -- submission -------------------------------------------------------------------------------- */
 
+static const struct tu_sqe *sqe_at(const struct tu_ring *ring, uint32_t at)
+{
+    size_t index = at & (ring->sq_entries - 1);
+    return (const struct tu_sqe *)(ring->sqes + index * ring->sqe_bytes);
+}
+
 /* An SQE of 128 bytes in a queue of both sizes: it has the next place too, if the kernel takes it. */
 static int takes_two(const struct tu_ring *ring, const struct tu_sqe *sqe, uint32_t at, uint32_t tail)
 {
@@ -335,14 +341,12 @@ static int takes_two(const struct tu_ring *ring, const struct tu_sqe *sqe, uint3
 
 static int enter_in_ledger(struct tu_ring *ring, uint32_t tail)
 {
-    uint32_t mask = ring->sq_entries - 1;
     int rc = tu_ledger_reserve(&ring->ledger, tail - ring->flushed);
     if (rc)
         return rc;
     int chained = 0; /* to an SQE that may end silently: if that fails, so may this one */
     for (uint32_t at = ring->flushed; at != tail; at++) {
-        const struct tu_sqe *sqe =
-            (const struct tu_sqe *)(ring->sqes + (size_t)(at & mask) * ring->sqe_bytes);
+        const struct tu_sqe *sqe = sqe_at(ring, at);
         int silent = chained || (sqe->flags & TU_SQE_CQE_SKIP_SUCCESS);
         tu_ledger_add(&ring->ledger, sqe->user_data);
         ring->ledger.silent += (uint64_t)silent;
@@ -559,25 +563,30 @@ int tu_submit_and_copy(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr, in
     EXCLUSIVE(ring, int, submit_and_copy(ring, tail, wait_nr, timeout_ns, out, max));
 }
 
-static int64_t run_one(struct tu_ring *ring, uint32_t at)
+static int64_t run_on(struct tu_ring *ring)
 {
-    const struct tu_sqe *sqe =
-        (const struct tu_sqe *)(ring->sqes + (size_t)(at & (ring->sq_entries - 1)) * ring->sqe_bytes);
-    uint32_t more = at + 1 - ring->flushed;
-    if (more > 1 || sqe->flags & TU_SQE_CQE_SKIP_SUCCESS)
-        return TU_RES_MIN - EINVAL;
-    if (more && cq_ready(ring))
-        return TU_RES_MIN - EBUSY;
-    int64_t rc = submit(ring, at + 1, 1, -1, 0);
+    int64_t rc = submit(ring, ring->flushed, 1, -1, 0);
     if (rc < 0 || !cq_ready(ring))
         return TU_RES_MIN + (rc < 0 ? rc : -EINTR);
-    const struct tu_cqe *cqe = (const struct tu_cqe *)(
-        ring->cqes + (size_t)(*ring->cq_head & (ring->cq_entries - 1)) * ring->cqe_bytes);
-    if (cqe->user_data != sqe->user_data || cqe->flags & (TU_CQE_F_MORE | TU_CQE_F_SKIP))
-        return TU_RES_MIN - (cqe->flags & TU_CQE_F_MORE ? EINVAL : EBUSY);
+    size_t index = *ring->cq_head & (ring->cq_entries - 1);
+    const struct tu_cqe *cqe = (const struct tu_cqe *)(ring->cqes + index * ring->cqe_bytes);
+    if (cqe->user_data != sqe_at(ring, ring->flushed - 1)->user_data || cqe->flags & TU_CQE_F_SKIP)
+        return TU_RES_MIN - EBUSY;
+    if (cqe->flags & TU_CQE_F_MORE)
+        return TU_RES_MIN - EINVAL;
     int64_t res = cqe->res;
     consume(ring, NULL, 1, 0);
     return res;
+}
+
+static int64_t run_one(struct tu_ring *ring, uint32_t position)
+{
+    if (position != ring->flushed || sqe_at(ring, position)->flags & TU_SQE_CQE_SKIP_SUCCESS)
+        return TU_RES_MIN - EINVAL;
+    if (cq_ready(ring))
+        return TU_RES_MIN - EBUSY;
+    int64_t rc = flush(ring, position + 1);
+    return rc < 0 ? TU_RES_MIN + rc : run_on(ring);
 }
 
 int64_t tu_run_one(struct tu_ring *ring, uint64_t position)
@@ -586,6 +595,16 @@ int64_t tu_run_one(struct tu_ring *ring, uint64_t position)
     if (refused)
         return TU_RES_MIN + refused;
     int64_t res = run_one(ring, (uint32_t)position);
+    tu_end_exclusive(ring);
+    return res;
+}
+
+int64_t tu_run_on(struct tu_ring *ring)
+{
+    int refused = begin(ring);
+    if (refused)
+        return TU_RES_MIN + refused;
+    int64_t res = run_on(ring);
     tu_end_exclusive(ring);
     return res;
 }

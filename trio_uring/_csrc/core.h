@@ -109,10 +109,11 @@ int tu_copy_cqes(struct tu_ring *ring, void *out, uint32_t max, uint32_t wait_nr
 int tu_submit_and_copy(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr, int64_t timeout_ns,
                        void *out, uint32_t max);
 
-/* Submits the SQE at `position` alone, if that was not done, waits for its CQE and consumes it.
- * Nothing else may be in flight. Returns the CQE's res; else TU_RES_MIN plus a negative errno:
- * -EINTR, call again; -EINVAL, it is not the next SQE, or has not one CQE; -EBUSY, other CQEs. */
+/* Submits the SQE at `position` alone, waits for its CQE and consumes it. Nothing else may be in
+ * flight. Returns the CQE's res; else TU_RES_MIN plus a negative errno: -EINTR, tu_run_on waits on;
+ * -EINVAL, it is not the next SQE, or has not exactly one CQE; -EBUSY, there are other CQEs. */
 int64_t tu_run_one(struct tu_ring *ring, uint64_t position);
+int64_t tu_run_on(struct tu_ring *ring);
 enum { TU_RES_MIN = -4096 };
 
 /* Copies CQEs without consuming them, and consumes them without copying. */

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""``python tests/mutants_engine.py [NAME...]``: breaks one rule of the engine, and expects failures.
+
+Each mutant is a name, a file of the package, a piece of its text, what to put in its place, and the
+tests of which at least one must fail then: ``file::expression`` as for pytest's ``-k``. The tests run
+in a copy of the project; a test that hangs is ended and has failed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT_S = 120.0
+
+
+class Mutant(NamedTuple):
+    """One broken rule."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = [
+    # Promise 1
+    Mutant(
+        "no_keep_alive",
+        "_engine.py",
+        "operation.pins = pins",
+        "operation.pins = None",
+        ("test_promises.py::promise_1_a_ring_that_cannot_wait",),
+    ),
+    Mutant(
+        "ring_closes_without_draining",
+        "_engine.py",
+        "self.ring.close(DRAIN_TIMEOUT_S)",
+        "self.ring.close(0)",
+        ("test_promises.py::promise_1_a_ring_that_waits",),
+    ),
+    # Promise 2
+    Mutant(
+        "abort_succeeded_for_failed",
+        "_operation.py",
+        "return Abort.FAILED",
+        "return Abort.SUCCEEDED",
+        ("test_promises.py::promise_2", "test_races.py::recv or accept"),
+    ),
+    Mutant(
+        "a_cancel_discards_the_result",
+        "_operation.py",
+        "        if res >= 0:\n            return res\n",
+        "        if raise_cancel is not None:\n            raise_cancel()\n"
+        "        if res >= 0:\n            return res\n",
+        ("test_promises.py::promise_2", "test_engine_queues.py::row_14"),
+    ),
+    Mutant(
+        "taken_back_without_a_nop",
+        "_engine.py",
+        "        prep_nop(sqe, IGNORED_ID)\n        self._ended(operation)\n        return True",
+        "        self._ended(operation)\n        return True",
+        ("test_promises.py::promise_2", "test_races.py::test_an_open"),
+    ),
+    Mutant(
+        "never_taken_back",
+        "_engine.py",
+        "            return False  # the position",
+        "            pass\n        if True:\n            return False  # the position",
+        ("test_promises.py::promise_2_cancelled_means_it_did_not_happen_for_open",),
+    ),
+    # Promise 3
+    Mutant(
+        "first_opened_is_closed_first",
+        "_scope.py",
+        "next(reversed(self._files))",
+        "next(iter(self._files))",
+        ("test_promises.py::promise_3",),
+    ),
+    Mutant(
+        "connections_that_nobody_took_stay_open",
+        "_accept.py",
+        "            while self._ready:",
+        "            while False:",
+        ("test_slots.py::row_38",),
+    ),
+    Mutant(
+        "closing_is_interrupted",
+        "_handle.py",
+        "            self._empty_at_once(slot)\n            raise",
+        "            raise",
+        ("test_promises.py::promise_3", "test_engine_sockets.py::row_20"),
+    ),
+    # Promise 4
+    Mutant(
+        "close_before_drain",
+        "_handle.py",
+        "            if self._in_flight:\n                self._drained",
+        "            if False:\n                self._drained",
+        ("test_engine_sockets.py::row_19 or row_34",),
+    ),
+    Mutant(
+        "a_closed_handle_keeps_its_slot",
+        "_handle.py",
+        "slot, self._slot = self._slot, -1",
+        "slot = self._slot",
+        ("test_promises.py::promise_4", "test_slots.py::row_33"),
+    ),
+    Mutant(
+        "slot_released_at_once",
+        "_handle.py",
+        "        if self._in_flight:\n            self._quarantined = slot",
+        "        if False:\n            self._quarantined = slot",
+        ("test_promises.py::promise_4",),
+    ),
+    Mutant(
+        "no_generation_check",
+        "_engine.py",
+        "if record.user_data == user_data:\n                record.complete",
+        "if True:\n                record.complete",
+        ("test_engine_queues.py::row_9",),
+    ),
+    # Promise 5
+    Mutant(
+        "the_file_is_opened_before_there_is_a_slot",
+        "_direct.py",
+        "    at = AT_FDCWD if dir_fd is None else dir_fd\n",
+        "    at = AT_FDCWD if dir_fd is None else dir_fd\n    os.close(os.open(path, flags, mode))\n",
+        ("test_promises.py::promise_5", "test_slots.py::truncated or created"),
+    ),
+    Mutant(
+        "who_asks_for_less_overtakes",
+        "_file_table.py",
+        "if self._waiters or len(self._free) < count:",
+        "if len(self._free) < count:",
+        ("test_slots.py::overtakes",),
+    ),
+    Mutant(
+        "a_withdrawn_waiter_blocks_the_queue",
+        "_file_table.py",
+        "        self._waiters.remove(waiter)\n        self._serve()",
+        "        self._waiters.remove(waiter)",
+        ("test_slots.py::cancelled_wait_lets",),
+    ),
+    Mutant(
+        "a_dropped_slot_is_slept_over",
+        "_engine.py",
+        "self._stash.append((IGNORED_ID, 0, 0))",
+        "pass",
+        ("test_slots.py::dropped_handle",),
+    ),
+    # Promise 6
+    Mutant(
+        "an_empty_send_is_no_checkpoint",
+        "_fixed_socket.py",
+        "            if not nbytes:\n                await trio.lowlevel.checkpoint()\n",
+        "",
+        ("test_promises.py::promise_6",),
+    ),
+    Mutant(
+        "a_close_forgets_who_waits_for_a_slot",
+        "_socket_setup.py",
+        "        for end in list(self._waiting_for_slot):\n            end()",
+        "        pass",
+        ("test_slots.py::waits_for_a_slot",),
+    ),
+    # Promise 7
+    Mutant(
+        "a_close_looks_like_an_error",
+        "_engine.py",
+        "record.closing = True",
+        "record.closing = False",
+        ("test_promises.py::promise_7",),
+    ),
+    Mutant(
+        "two_readers_at_once",
+        "_fixed_socket.py",
+        "        if self._receiving:",
+        "        if False:",
+        ("test_engine_sockets.py::row_55",),
+    ),
+    Mutant(
+        "a_broken_stream_heals",
+        "_socket_setup.py",
+        "                self._broken = exc",
+        "                pass",
+        ("test_engine_sockets.py::row_50",),
+    ),
+    # Promise 8
+    Mutant(
+        "send_all_sends_once",
+        "_fixed_socket.py",
+        "            while sent < nbytes:",
+        "            if nbytes:",
+        ("test_promises.py::promise_8",),
+    ),
+    Mutant(
+        "buffers_are_not_returned",
+        "_shared_buffers.py",
+        "        self._returned.append(buffer_id)\n",
+        "",
+        ("test_engine_sockets.py::row_61", "test_races.py::recv_that"),
+    ),
+    Mutant(
+        "chunks_taken_ahead_are_dropped",
+        "_recv_multishot.py",
+        "socket._received.extend(self._chunks)",
+        "pass",
+        ("test_engine_sockets.py::row_62", "test_races.py::multishot"),
+    ),
+    # Promise 9
+    Mutant(
+        "any_run_may_use_any_ring",
+        "_adopted.py",
+        "if runner is not self._runner:",
+        "if False:",
+        ("test_promises.py::promise_9", "test_engine_process.py::row_63"),
+    ),
+    # Promise 10
+    Mutant(
+        "set_up_fails_without_a_reason",
+        "_queue_base.py",
+        "raise setup_error(code)",
+        'raise OSError(-code, "no ring")',
+        ("test_promises.py::promise_10",),
+    ),
+    # Traps of the loop
+    Mutant(
+        "cancels_are_lost_when_the_queue_is_full",
+        "_engine.py",
+        "        self._stash += self.ring.turned(count)\n",
+        "        self.ring.turned(count)\n",
+        ("test_engine_queues.py::row_15 or row_21",),
+    ),
+    Mutant(
+        "epoll_is_polled_once",
+        "_adopted.py",
+        "        self._armed = False\n        self._epoll_has_events = True",
+        "        self._epoll_has_events = True",
+        ("test_engine_queues.py::readiness or epoll_call",),
+    ),
+    Mutant(
+        "the_clock_jumps_over_files",
+        "_clock_holder.py",
+        "if self._jumps and not self._holding:",
+        "if False:",
+        ("test_engine_process.py::row_75",),
+    ),
+]
+
+
+def run_tests(copy: Path, tests: tuple[str, ...]) -> bool:
+    """Whether they all pass."""
+    for test in tests:
+        file, _, expression = test.partition("::")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        env = dict(os.environ, TRIO_URING_WAIT_S="5", PYTHONDONTWRITEBYTECODE="1")
+        try:
+            done = subprocess.run(
+                [*command, f"tests/{file}", "-k", expression],
+                cwd=copy,
+                env=env,
+                timeout=TIMEOUT_S,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        if done.returncode not in (0, 1):
+            raise SystemExit(f"pytest exits with {done.returncode} for {test}")
+        if done.returncode:
+            return False
+    return True
+
+
+def survives(mutant: Mutant, copy: Path) -> bool:
+    """Whether the tests do not notice it."""
+    file = copy / "trio_uring" / mutant.file
+    text = file.read_text()
+    if mutant.old not in text:
+        raise SystemExit(f"{mutant.name}: {mutant.file} does not have its text any more")
+    file.write_text(text.replace(mutant.old, mutant.new))
+    try:
+        return run_tests(copy, mutant.tests)
+    finally:
+        file.write_text(text)
+
+
+def main(names: list[str]) -> int:
+    """Runs the mutants of these names, or all; 1 if one survives."""
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    survivors = []
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory)
+        for part in ("trio_uring", "tests", "pyproject.toml"):
+            source = ROOT / part
+            if source.is_dir():
+                shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy / part)
+        for mutant in chosen:
+            alive = survives(mutant, copy)
+            print(f"{'SURVIVED' if alive else 'killed':8}  {mutant.name}", flush=True)
+            survivors += [mutant.name] * alive
+    return bool(survivors)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The C core under AddressSanitizer and UndefinedBehaviorSanitizer, driven by the ring's tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from cffi import FFI
+
+pytestmark = [pytest.mark.sanitizers, pytest.mark.slow]
+
+ROOT = Path(__file__).parent.parent
+CSRC = ROOT / "trio_uring" / "_csrc"
+FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+TESTS = {
+    "queues": ["test_ledger", "test_queue", "test_queue_setups", "test_queue_misuse"],
+    "lifetimes": ["test_lifetimes", "test_ring_lending", "test_ring_messages"],
+    "operations": ["test_ring_files", "test_ring_sockets", "test_ring_paths", "test_ring_control"],
+    "registration": [
+        *("test_registration", "test_registered_files", "test_registered_buffers"),
+        "test_buffer_ring",
+    ],
+    "parity": ["test_zig_io_uring", "test_zig_direct", "test_zig_operations"],
+}
+
+
+def run(*command: str, cwd: Path, env: dict[str, str] | None = None) -> tuple[int, str]:
+    done = subprocess.run(
+        command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.returncode, done.stdout
+
+
+def emit_c(path: Path) -> None:
+    """What _ffi_build.py has the build make of core.h."""
+    ffi = FFI()
+    ffi.cdef(re.sub(r"(?m)^#.*$", "", (CSRC / "core.h").read_text()))
+    ffi.set_source("trio_uring._uring", '#include "core.h"\n')
+    ffi.emit_c_code(str(path))
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder with the package on a sanitized core, and the environment that Python needs."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc here")
+    folder = tmp_path_factory.mktemp("sanitized")
+    package = folder / "trio_uring"
+    shutil.copytree(
+        ROOT / "trio_uring", package, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    emit_c(folder / "_uring.c")
+    sources = [str(folder / "_uring.c"), *map(str, sorted(CSRC.glob("*.c")))]
+    include = ["-I", str(CSRC), "-I", sysconfig.get_paths()["include"]]
+    target = package / f"_uring{sysconfig.get_config_var('EXT_SUFFIX')}"
+    build = [compiler, "-std=gnu11", "-g", "-O1", "-shared", "-fPIC", *FLAGS, *include, *sources]
+    status, output = run(*build, "-o", str(target), cwd=folder)
+    if status:
+        pytest.skip(f"gcc builds nothing with {FLAGS[0]}: {output.strip().splitlines()[-1]}")
+    _, runtime = run(compiler, "-print-file-name=libasan.so", cwd=folder)
+    env = os.environ | {
+        "LD_PRELOAD": runtime.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONMALLOC": "malloc",
+        "PYTHONPATH": str(folder),
+    }
+    status, output = run(
+        sys.executable,
+        "-c",
+        "import trio_uring._uring as m; print(m.__file__)",
+        cwd=folder,
+        env=env,
+    )
+    if status:
+        pytest.skip(f"Python does not start with libasan: {output.strip().splitlines()[-1]}")
+    assert output.strip() == str(target)
+    return folder, env
+
+
+def test_the_sanitizers_would_find_something(sanitized: tuple[Path, dict[str, str]]) -> None:
+    """A control: an undersized buffer given to the core is reported, and ends the process."""
+    folder, env = sanitized
+    script = """
+from trio_uring._lib import ffi, lib
+from trio_uring.lowlevel import Ring
+ring = Ring(4)
+for number in range(4):
+    ring.nop(number)
+ring.submit()
+lib.tu_peek_cqes(ring._ring, ffi.new("char[]", 16), 4)
+"""
+    status, output = run(sys.executable, "-c", script, cwd=folder, env=env)
+    assert status != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in output
+
+
+@pytest.mark.parametrize("part", TESTS)
+def test_the_tests_of_the_ring_are_clean(part: str, sanitized: tuple[Path, dict[str, str]]) -> None:
+    """They pass on the sanitized core, and it reports nothing."""
+    folder, env = sanitized
+    paths = [str(ROOT / "tests" / f"{name}.py") for name in TESTS[part]]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    config = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
+    status, output = run(*command, *config, *paths, cwd=folder, env=env)
+    assert "Sanitizer" not in output, output
+    assert "runtime error" not in output, output
+    assert status == 0, output
