@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import lowlevel as lowlevel
+    from ._accept import AcceptedConnections
     from ._current import current_statistics
     from ._direct import (
         accept_direct,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Probe,
         probe,
     )
+    from ._recv_multishot import ReceivedData
     from ._run import (
         RingInstrument,
         run,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     )
     from ._scope import (
         FileNursery,
+        FileNurseryManager,
         FileScope,
         open_file_scope,
         open_nursery,
@@ -54,12 +57,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BEHAVIOURS",
+    "AcceptedConnections",
     "FileNursery",
+    "FileNurseryManager",
     "FileScope",
     "FixedFile",
     "FixedSocket",
     "ForkedRingError",
     "Probe",
+    "ReceivedData",
     "RingClosedError",
     "RingError",
     "RingInstrument",
@@ -84,6 +90,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "_recv_multishot": ("ReceivedData",),
+    "_accept": ("AcceptedConnections",),
     "_current": ("current_statistics",),
     "_direct": (
         "accept_direct",
@@ -118,6 +126,7 @@ _MODULES = {
     ),
     "_scope": (
         "FileNursery",
+        "FileNurseryManager",
         "FileScope",
         "open_file_scope",
         "open_nursery",
@@ -126,14 +135,16 @@ _MODULES = {
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> object:
-    if name == "lowlevel":
-        return import_module(".lowlevel", __name__)
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_WHERE[name]}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker shall find only what is there
+
+    def __getattr__(name: str) -> object:
+        if name == "lowlevel":
+            return import_module(".lowlevel", __name__)
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -65,7 +65,7 @@ class _Accept:
         self.user_data = 0
 
     def complete(self, res: int, flags: int) -> None:
-        self.connections.accept_ended(self, res)
+        self.connections._accept_ended(self, res)
 
 
 class AcceptedConnections:
@@ -93,11 +93,13 @@ class AcceptedConnections:
             raise RuntimeError("accept_direct_multishot() is used once")
         self._engine.check_run()
         self._entered = True
+        self._engine.table.when_scarce.add(self._yield_slots)
         return self
 
     @enable_ki_protection
     async def __aexit__(self, *exc_info: object) -> None:
         self._ended = True
+        self._engine.table.when_scarce.discard(self._yield_slots)
         self._wake()  # another task, that is in __anext__
         for end in list(self._waiting_for_slot):
             end()
@@ -149,6 +151,11 @@ class AcceptedConnections:
         if self._ended:
             raise trio.ClosedResourceError("the async with block has ended")
 
+    def _yield_slots(self) -> None:
+        """Somebody waits for a slot: all accepts but one give theirs back."""
+        for accept in list(self._accepts)[1:]:
+            self._engine.cancel(accept)
+
     def _take_ahead(self) -> None:
         table = self._engine.table
         if self.listener.closed or self._error is not None:
@@ -180,7 +187,7 @@ class AcceptedConnections:
         listener._in_flight += 1
         self._accepts.add(accept)
 
-    def accept_ended(self, accept: _Accept, res: int) -> None:
+    def _accept_ended(self, accept: _Accept, res: int) -> None:
         """The CQE of one accept."""
         engine = self._engine
         engine.in_flight -= 1

@@ -76,6 +76,8 @@ def readable(buffer: ReadableBuffer) -> tuple[Pin, int, int]:
     """The pin, address and length in bytes of memory that the kernel only reads."""
     if type(buffer) is PinnedBuffer:
         return buffer.export, buffer.address, buffer.nbytes
+    if isinstance(buffer, str):
+        raise TypeError("a bytes-like object is required, not 'str'")
     export = ffi.from_buffer(cast("Buffer", buffer))
     return export, address_of(export), len(export)
 

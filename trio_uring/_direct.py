@@ -11,6 +11,7 @@ one and put into its slot; the handle keeps it as its companion.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket as stdlib_socket
 import stat
@@ -30,6 +31,9 @@ from ._slots import fill_slot, reserve
 
 if TYPE_CHECKING:
     from ._buffers import Path
+    from ._engine import Engine
+
+_ASYNC = 1 << 4  # SqeFlag.ASYNC
 
 
 @enable_ki_protection
@@ -62,13 +66,40 @@ async def open_direct(
         if capabilities().install:
             # K15: with O_CLOEXEC the kernel refuses a slot.
             flags &= ~os.O_CLOEXEC
-            await engine.perform(prep_openat_direct, at, address, flags, mode, taken, pins=pin)
+            await _open_into(engine, at, address, flags, mode, taken, pin)
             return FixedFile(engine, taken)
         fd = await engine.perform(prep_openat, at, address, flags | os.O_CLOEXEC, mode, pins=pin)
         return FixedFile(engine, taken, fill_slot(engine, taken, fd))
+    except OSError as exc:
+        engine.release_slot(taken)
+        # As os.open has it. The traceback needs no second exception.
+        raise OSError(exc.errno, exc.strerror, os.fspath(path)) from None
     except BaseException:
         engine.release_slot(taken)
         raise
+
+
+async def _open_into(
+    engine: Engine, at: int, address: int, flags: int, mode: int, slot: int, pin: Any
+) -> None:
+    try:
+        await engine.perform(prep_openat_direct, at, address, flags, mode, slot, pins=pin)
+    except OSError as exc:
+        # io_uring tries with O_NONBLOCK first, and a FIFO without a reader answers that with ENXIO.
+        # A worker thread opens it as it was asked to, and waits.
+        if exc.errno != errno.ENXIO or not flags & os.O_WRONLY or flags & os.O_NONBLOCK:
+            raise
+        await engine.perform(
+            prep_openat_direct,
+            at,
+            address,
+            flags,
+            mode,
+            slot,
+            pins=pin,
+            bounded=False,
+            flags=_ASYNC,
+        )
 
 
 @enable_ki_protection

@@ -49,6 +49,8 @@ class FileTable:
         self._used: set[int] = set()
         self._quarantined: set[int] = set()
         self._waiters: deque[SlotWaiter] = deque()
+        # Called when somebody must wait: for those who hold slots that they can do without.
+        self.when_scarce: set[Callable[[], None]] = set()
 
     @property
     def free_count(self) -> int:
@@ -98,6 +100,8 @@ class FileTable:
         """Queues for ``count`` slots, behind those who wait already."""
         waiter = SlotWaiter(count, grant)
         self._waiters.append(waiter)
+        for yield_slots in self.when_scarce:
+            yield_slots()
         return waiter
 
     def withdraw(self, waiter: SlotWaiter) -> None:

@@ -114,7 +114,10 @@ class FixedSocket(SocketSetup):
         try:
             if self._received:
                 return await self._take_received(bufsize, flags)
-            if bufsize and self.type is stdlib_socket.SOCK_STREAM and not flags:
+            if not bufsize and self.type in _STREAMS:
+                await trio.lowlevel.checkpoint()
+                return b""
+            if self.type is stdlib_socket.SOCK_STREAM and not flags:
                 buffers = self._engine.shared_buffers()
                 if buffers is not None:
                     try:
@@ -134,8 +137,7 @@ class FixedSocket(SocketSetup):
             )
             return ffi.unpack(buffer, min(count, bufsize))  # type: ignore[return-value]
         except OSError as exc:
-            self._failed(exc)
-            raise
+            self._receive_failed(exc)
         finally:
             self._receiving = False
 
@@ -144,7 +146,7 @@ class FixedSocket(SocketSetup):
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving on this socket")
         if not self._received:
-            self._check_broken()
+            self._check_broken(self._receive_lost)
         self._receiving = True
 
     async def _take_received(self, bufsize: int, flags: int) -> bytes:
@@ -162,6 +164,9 @@ class FixedSocket(SocketSetup):
         size = min(_length(nbytes) or size, size)
         self._start_receiving()
         try:
+            if not size and self.type in _STREAMS:
+                await trio.lowlevel.checkpoint()
+                return 0
             if self._received:
                 data = await self._take_received(size, flags)
                 ffi.memmove(ffi.cast("char *", address), data, len(data))
@@ -170,8 +175,7 @@ class FixedSocket(SocketSetup):
                 self, prep_recv, address, size, flags, pins=pin, bounded=False
             )
         except OSError as exc:
-            self._failed(exc)
-            raise
+            self._receive_failed(exc)
         finally:
             self._receiving = False
 
@@ -200,8 +204,7 @@ class FixedSocket(SocketSetup):
                 self, prep_recvmsg, message.pointer, flags, pins=message, bounded=False
             )
         except OSError as exc:
-            self._failed(exc)
-            raise
+            self._receive_failed(exc)
         finally:
             self._receiving = False
         return bytes(buffer[:count]), message.ancdata, message.flags, message.address
@@ -250,8 +253,7 @@ class FixedSocket(SocketSetup):
                 bounded=False,
             )
         except OSError as exc:
-            self._failed(exc)
-            raise
+            self._send_failed(exc)
 
     async def write(self, data: ReadableBuffer) -> int:
         """The same as `send`."""
@@ -291,8 +293,7 @@ class FixedSocket(SocketSetup):
                 bounded=False,
             )
         except OSError as exc:
-            self._failed(exc)
-            raise
+            self._send_failed(exc)
         finally:
             self._sending = False
 
@@ -329,8 +330,7 @@ class FixedSocket(SocketSetup):
                 bounded=False,
             )
         except OSError as exc:
-            self._failed(exc)
-            raise
+            self._send_failed(exc)
         finally:
             self._sending = False
 
@@ -338,7 +338,7 @@ class FixedSocket(SocketSetup):
         self._checked_slot()
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this socket")
-        self._check_broken()
+        self._check_broken(self._send_lost)
         self._sending = True
 
     async def shutdown(self, how: int) -> None:
@@ -346,4 +346,4 @@ class FixedSocket(SocketSetup):
         try:
             await self._engine.perform_on(self, prep_shutdown, how)
         except OSError as exc:
-            self._failed(exc)
+            self._send_failed(exc)

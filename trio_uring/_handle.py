@@ -16,7 +16,7 @@ import os
 import sys
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -37,7 +37,7 @@ class Handle(trio.abc.AsyncResource):
 
     def __init__(self, engine: Engine, slot: int, companion: int = -1) -> None:
         # Private: the openers are the only way to get one.
-        self._slot = slot
+        self._slot = -1  # until all is set, for __del__
         self._companion = companion
         self._engine = engine
         self._in_flight = 0
@@ -47,6 +47,7 @@ class Handle(trio.abc.AsyncResource):
         self._quarantined = -1
         self._opened_at = _caller()
         engine.files[slot] = weakref.ref(self)
+        self._slot = slot
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -85,6 +86,10 @@ class Handle(trio.abc.AsyncResource):
     def __repr__(self) -> str:
         state = f"slot={self._slot}" if self._slot >= 0 else "closed"
         return f"<{type(self).__name__} {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        # A copy would be a second owner of the slot, and outlive its close.
+        raise TypeError(f"a {type(self).__name__} cannot be copied or pickled")
 
     # -- close ---------------------------------------------------------------------------------
 
@@ -125,7 +130,7 @@ class Handle(trio.abc.AsyncResource):
             os.close(companion)
         self._engine.files.pop(slot, None)
         if self._owner is not None:
-            self._owner.forget(self)
+            self._owner._forget(self)
         return slot
 
     def _end_waits(self) -> None:

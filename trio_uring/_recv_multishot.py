@@ -129,7 +129,7 @@ class ReceivedData:
             raise StopAsyncIteration
         if end == -errno.ECANCELED:
             raise trio.ClosedResourceError("another task closed this handle")
-        self.file._failed(OSError(-end, os.strerror(-end)))
+        self.file._receive_failed(OSError(-end, os.strerror(-end)))
 
     def _remember(self, end: int) -> None:
         try:

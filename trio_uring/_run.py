@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from outcome import Outcome
+    from typing_extensions import TypeVarTuple, Unpack
+
+    PosArgT = TypeVarTuple("PosArgT")
 
 RetT = TypeVar("RetT")
 
@@ -43,7 +46,11 @@ class RingInstrument(trio.abc.Instrument):
         ring, self._ring = self._ring, None
         if ring is None:
             raise RuntimeError("a RingInstrument is for one run")
-        adopt(self._options, ring)
+        try:
+            adopt(self._options, ring)
+        except BaseException:
+            ring.close(timeout=0)
+            raise
 
     def __del__(self) -> None:
         ring = getattr(self, "_ring", None)
@@ -52,8 +59,8 @@ class RingInstrument(trio.abc.Instrument):
 
 
 def run(
-    async_fn: Callable[..., Awaitable[RetT]],
-    *args: Any,
+    async_fn: Callable[[Unpack[PosArgT]], Awaitable[RetT]],
+    *args: Unpack[PosArgT],
     clock: trio.abc.Clock | None = None,
     instruments: Sequence[trio.abc.Instrument] = (),
     restrict_keyboard_interrupt_to_checkpoints: bool = False,
@@ -81,8 +88,8 @@ def run(
 
 
 def start_guest_run(
-    async_fn: Callable[..., Awaitable[RetT]],
-    *args: Any,
+    async_fn: Callable[[Unpack[PosArgT]], Awaitable[RetT]],
+    *args: Unpack[PosArgT],
     run_sync_soon_threadsafe: Callable[[Callable[[], object]], object],
     done_callback: Callable[[Outcome[RetT]], object],
     run_sync_soon_not_threadsafe: Callable[[Callable[[], object]], object] | None = None,

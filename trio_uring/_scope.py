@@ -8,6 +8,7 @@ arrives late, and raises.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,20 +16,26 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from ._direct import accept_direct, open_direct, pipe_direct, register, socket_direct
+from ._handle import Handle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
+    from typing_extensions import TypeVarTuple, Unpack
+
+    PosArgT = TypeVarTuple("PosArgT")
+
     from ._buffers import Path
     from ._fixed_file import FixedFile
     from ._fixed_socket import FixedSocket
-    from ._handle import Handle
 
-    FileT = TypeVar("FileT", bound=Handle)
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
+
+
+FileT = TypeVar("FileT", bound=Handle)
 
 
 class FileScope(trio.abc.AsyncResource):
@@ -43,6 +50,10 @@ class FileScope(trio.abc.AsyncResource):
         """The handles that it owns, first opened first."""
         return tuple(self._files)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the scope is closed")
+
     def adopt(self, file: FileT) -> FileT:
         """Takes over a handle from whoever owns it; returns the handle.
 
@@ -50,10 +61,12 @@ class FileScope(trio.abc.AsyncResource):
             trio.ClosedResourceError: the handle is closed; or this scope is, and then the handle is
                 closed too.
         """
+        if not isinstance(file, Handle):
+            raise TypeError(f"a handle is needed, not {file!r}")
         file._checked_slot()
         file._engine.check_run()
         if file._owner is not None:
-            file._owner.forget(file)
+            file._owner._forget(file)
         file._owner = self
         self._files[file] = None
         if self._closed:
@@ -63,7 +76,7 @@ class FileScope(trio.abc.AsyncResource):
             )
         return file
 
-    def forget(self, file: Handle) -> None:
+    def _forget(self, file: Handle) -> None:
         """The handle is closed or has another owner."""
         self._files.pop(file, None)
         file._owner = None
@@ -80,6 +93,7 @@ class FileScope(trio.abc.AsyncResource):
         wait: bool = True,
     ) -> FixedFile:
         """`trio_uring.open_direct` into this scope."""
+        self._check_open()
         file = await open_direct(path, flags, mode, dir_fd=dir_fd, slot=slot, wait=wait)
         return self.adopt(file)
 
@@ -94,6 +108,7 @@ class FileScope(trio.abc.AsyncResource):
         wait: bool = True,
     ) -> FixedSocket:
         """`trio_uring.socket_direct` into this scope."""
+        self._check_open()
         return self.adopt(await socket_direct(family, type, proto, slot=slot, wait=wait))
 
     @enable_ki_protection
@@ -101,6 +116,7 @@ class FileScope(trio.abc.AsyncResource):
         self, listener: FixedSocket, *, slot: int | None = None, wait: bool = True
     ) -> FixedSocket:
         """`trio_uring.accept_direct` into this scope."""
+        self._check_open()
         return self.adopt(await accept_direct(listener, slot=slot, wait=wait))
 
     @enable_ki_protection
@@ -108,6 +124,7 @@ class FileScope(trio.abc.AsyncResource):
         self, flags: int = 0, *, wait: bool = True
     ) -> tuple[FixedFile, FixedFile]:
         """`trio_uring.pipe_direct` into this scope."""
+        self._check_open()
         reader, writer = await pipe_direct(flags, wait=wait)
         try:
             self.adopt(reader)
@@ -121,6 +138,7 @@ class FileScope(trio.abc.AsyncResource):
         self, fd: Any, *, slot: int | None = None, wait: bool = True
     ) -> FixedFile | FixedSocket:
         """`trio_uring.register` into this scope."""
+        self._check_open()
         return self.adopt(await register(fd, slot=slot, wait=wait))
 
     @enable_ki_protection
@@ -180,7 +198,10 @@ class FileNursery(FileScope):
         return self.nursery.parent_task
 
     def start_soon(
-        self, async_fn: Callable[..., Awaitable[object]], *args: Any, name: object = None
+        self,
+        async_fn: Callable[[Unpack[PosArgT]], Awaitable[object]],
+        *args: Unpack[PosArgT],
+        name: object = None,
     ) -> None:
         """As `trio.Nursery.start_soon`."""
         self.nursery.start_soon(async_fn, *args, name=name)
@@ -193,9 +214,9 @@ class FileNursery(FileScope):
 
     def start_soon_with(
         self,
-        file: FixedFile,
-        async_fn: Callable[..., Awaitable[object]],
-        *args: Any,
+        file: FileT,
+        async_fn: Callable[[FileT, Unpack[PosArgT]], Awaitable[object]],
+        *args: Unpack[PosArgT],
         name: object = None,
     ) -> None:
         """Runs ``async_fn(file, *args)`` in a child task that owns ``file``.
@@ -206,9 +227,16 @@ class FileNursery(FileScope):
         Raises:
             trio.ClosedResourceError: the handle is closed.
         """
+        if not isinstance(file, Handle):
+            raise TypeError(f"the first argument is the handle, not {file!r}")
+        if not callable(async_fn):
+            raise TypeError(
+                f"an async function is needed, not {async_fn!r}; pass its arguments after it"
+            )
         file._checked_slot()
         scope = FileScope()
-        self.nursery.start_soon(_run_with, scope, async_fn, file, args, name=name or async_fn)
+        run: Any = _run_with
+        self.nursery.start_soon(run, scope, async_fn, file, args, name=name or async_fn)
         scope.adopt(file)
 
 
@@ -227,7 +255,10 @@ async def _run_with(
 async def _run_interruptible(
     async_fn: Callable[..., Awaitable[object]], file: FixedFile, args: tuple[Any, ...]
 ) -> None:
-    await async_fn(file, *args)
+    awaitable = async_fn(file, *args)
+    if not inspect.isawaitable(awaitable):
+        raise TypeError(f"an async function is needed, and {async_fn!r} is synchronous")
+    await awaitable
 
 
 def open_file_scope() -> FileScope:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import socket as stdlib_socket
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
 
@@ -32,10 +32,7 @@ if TYPE_CHECKING:
 _BUFFER_SELECT = 1 << 5
 _F_BUFFER = 1
 _SETSOCKOPT = 3
-# The connection is gone; a later receive would answer 0, which looks like an orderly end.
-_BROKEN = frozenset(
-    {errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN}
-)
+_BROKEN = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
 _STREAMS = (stdlib_socket.SOCK_STREAM, stdlib_socket.SOCK_SEQPACKET)
 
 
@@ -52,7 +49,8 @@ class SocketSetup(FixedFile):
         self.backlog = 0
         self._receiving = False
         self._sending = False
-        self._broken: OSError | None = None
+        self._receive_lost: OSError | None = None
+        self._send_lost: OSError | None = None
         # What tasks that wait for a slot, to accept into, want to be told when this closes.
         self._waiting_for_slot: set[Callable[[], None]] = set()
         # Bytes that a multishot receive had taken when it was ended.
@@ -62,16 +60,22 @@ class SocketSetup(FixedFile):
         for end in list(self._waiting_for_slot):
             end()
 
-    def _check_broken(self) -> None:
-        if self._broken is not None:
-            raise trio.BrokenResourceError("the connection is broken") from self._broken
+    def _check_broken(self, lost: OSError | None) -> None:
+        if lost is not None:
+            raise trio.BrokenResourceError(f"the connection is broken: {lost}") from lost
 
-    def _failed(self, exc: OSError) -> None:
-        """Remembers a lost connection; called in the except block of ``exc``."""
+    def _receive_failed(self, exc: OSError) -> NoReturn:
+        """Remembers a lost connection: a later receive would answer 0, like an orderly end."""
         if exc.errno in _BROKEN and self.type in _STREAMS:
-            if exc.errno not in (errno.ENOTCONN, errno.ESHUTDOWN):
-                self._broken = exc
-            raise trio.BrokenResourceError(f"the connection is broken: {exc}") from exc
+            self._receive_lost = exc
+            self._check_broken(exc)
+        raise exc
+
+    def _send_failed(self, exc: OSError) -> NoReturn:
+        """Remembers that nothing more can be sent; what the peer had sent can still be received."""
+        if exc.errno in _BROKEN and self.type in _STREAMS:
+            self._send_lost = exc
+            self._check_broken(exc)
         raise exc
 
     # -- set-up --------------------------------------------------------------------------------

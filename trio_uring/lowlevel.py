@@ -167,11 +167,6 @@ from ._queue import (
     BigCqe,
     Cqe,
 )
-from ._register_settings import (
-    NapiSettings,
-    Probe,
-    Restriction,
-)
 from ._register_ringless import (
     OpcodesAnswer,
     ScqAnswer,
@@ -179,6 +174,11 @@ from ._register_ringless import (
     ZcrxEventAnswer,
     query,
     send_msg_ring,
+)
+from ._register_settings import (
+    NapiSettings,
+    Probe,
+    Restriction,
 )
 from ._ring import (
     Ring,
@@ -243,6 +243,7 @@ __all__ = [
     "NapiTracking",
     "NopFlag",
     "Op",
+    "OpcodesAnswer",
     "OpenHow",
     "PbufRingFlag",
     "PinnedBuffer",
@@ -258,6 +259,7 @@ __all__ = [
     "RingClosedError",
     "RingError",
     "RingUnavailableError",
+    "ScqAnswer",
     "SetupFlag",
     "Siginfo",
     "SockAddr",
@@ -271,7 +273,9 @@ __all__ = [
     "Timespec",
     "UringCmdFlag",
     "WrongThreadError",
+    "ZcrxAnswer",
     "ZcrxCtrlOp",
+    "ZcrxEventAnswer",
     "ZcrxRegFlag",
     "prep_accept",
     "prep_accept_direct",
@@ -364,4 +368,6 @@ __all__ = [
     "prep_write_fixed",
     "prep_writev",
     "prep_writev_fixed",
+    "query",
+    "send_msg_ring",
 ]

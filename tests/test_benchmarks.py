@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The benchmarks run; what they measure is not asserted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+def test_the_rings_benchmark_runs_and_prints_a_ratio_for_each_contest() -> None:
+    """Both sides do all six workloads, and the two call by call, and check their results."""
+    pytest.importorskip("liburing", reason="the PyPI package liburing is not installed")
+    command = [sys.executable, str(BENCHMARKS / "ring.py"), "--rounds", "1", "--operations", "128"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *lines = done.stdout.splitlines()
+    assert head.split()[-3:] == ["trio_uring", "liburing", "ratio"]
+    assert len(lines) == 8
+    assert all(float(line.split()[-1]) > 0 for line in lines)
