@@ -6,6 +6,7 @@ Each test fails under a mutant: see mutants_engine.py.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import socket
@@ -96,6 +97,24 @@ async def test_promise_1_a_buffer_that_a_cancel_took_back_in_time_is_free_at_onc
             await sock.recv_into(buffer)
         await passes(1)  # until then Trio's loop holds the exception, and that its frames
         buffer.append(1)
+
+
+async def test_promise_1_a_buffer_outlives_the_task_that_lent_it() -> None:
+    """Row 1: the frames of a task may be gone; what the kernel writes to is locked all the same."""
+    buffer = bytearray(100)
+    async with socket_pair() as (sock, peer):
+        # A task that was torn down cannot be resumed: Trio says so.
+        with pytest.RaisesGroup(RuntimeError):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sock.recv_into, buffer)
+                await passes(2)
+                for task in nursery.child_tasks:
+                    task.coro.close()
+                gc.collect()
+                with pytest.raises(BufferError):
+                    buffer.append(1)
+                peer.send(b"data")
+        assert buffer[:4] == b"data"
 
 
 CRASHED = """
@@ -337,9 +356,9 @@ async def test_promise_3_handles_close_last_opened_first_after_the_tasks() -> No
     closed: list[object] = []
 
     class Noted(trio_uring.FileScope):
-        def forget(self, file: object) -> None:
+        def _forget(self, file: object) -> None:
             closed.append(file)
-            super().forget(file)  # type: ignore[arg-type]
+            super()._forget(file)  # type: ignore[arg-type]
 
     async with Noted() as scope:
         files = [await scope.open_direct("/dev/zero") for _ in range(4)]
