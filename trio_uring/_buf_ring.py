@@ -77,6 +77,9 @@ class BufferRing:
         # By id. KERNEL OWNS these until a completion names the id, or the ring is freed and idle.
         self._lent: dict[int, tuple[Pin, int, int]] = {}
         self._ids = [0] * entries
+        # By place in the ring: an entry that was written twice with one id names memory twice.
+        self._place_pins: list[Pin | None] = [None] * entries
+        self._added: dict[int, int] = {}
         self._places: dict[int, int] = {}
         # Bytes of a buffer that completions have used already (PbufRingFlag.INC).
         self._used: dict[int, int] = {}
@@ -139,10 +142,15 @@ class BufferRing:
         self._write(buffer_id, lent, offset)
 
     def _write(self, buffer_id: int, lent: tuple[Pin, int, int], offset: int) -> None:
+        ring = self._ring()
         place = (self._tail + offset) & self._mask
         self._lent[buffer_id] = lent
         self._places[buffer_id] = place
         self._ids[place] = buffer_id
+        self._added[buffer_id] = self._added.get(buffer_id, 0) + 1
+        before, self._place_pins[place] = self._place_pins[place], lent[0]
+        if before is not None and before is not lent[0] and ring is not None:
+            ring._keep_until_idle((before,))
         self._used.pop(buffer_id, None)
         BUF.pack_into(self._entries, place * ENTRY_BYTES, lent[1], lent[2], buffer_id)
 
@@ -204,15 +212,24 @@ class BufferRing:
         if replacement is not None:
             if more or len(parts) > 1:
                 raise ValueError("only one buffer that is used up can be replaced")
-            self._write(last_id, _checked(replacement), 0)
+            checked = _checked(replacement)
+            self._came_back(last_id)
+            self._write(last_id, checked, 0)
             self.advance(1)
             return
         done = parts[:-1] if more else parts
         for offset, (buffer_id, _, _) in enumerate(done):
+            self._came_back(buffer_id)
             self._write(buffer_id, self._lent[buffer_id], offset)
         if more:
             self._used[last_id] = start + nbytes
         self.advance(len(done))
+
+    def _came_back(self, buffer_id: int) -> None:
+        """A completion names the id; if it was added only once, its memory is the program's."""
+        self._added[buffer_id] -= 1
+        if not self._added[buffer_id]:
+            self._place_pins[self._places[buffer_id]] = None
 
     def _parts(self, cqe: Cqe | BigCqe) -> list[tuple[int, int, int]]:
         """Id, start and length of each piece of the data; a bundle is in the order of adding."""
@@ -277,13 +294,16 @@ class BufferRing:
             return
         self._unregister(ring)
         ring._buffer_rings.pop(self.group_id, None)
-        ring._keep_until_idle((self._memory, *(pin for pin, _, _ in self._lent.values())))
+        ring._keep_until_idle(
+            (self._memory, *self._place_pins, *(p for p, _, _ in self._lent.values()))
+        )
         self._forget()
 
     def _forget(self) -> None:
         self._memory = None
         self._entries = memoryview(b"")
         self._lent = {}
+        self._place_pins = []
 
     def _abandon_in_child(self) -> None:
         # The address range is not ours there any more: memory of the kernel is not inherited.

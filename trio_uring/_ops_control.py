@@ -13,7 +13,7 @@ from ._abi import FILE_INDEX_ALLOC, FUTEX2_SIZE_U32, PollFlag, SetupFlag, Timeou
 from ._buffers import writable
 from ._ops_common import Operations
 from ._prep import prep_nop
-from ._queue import _open_rings
+from ._queue import expect_message
 from ._sqe import Sqe
 from ._structs import NS_PER_S, Timespec, futex_waiters, futex_word, int_array
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from ._buffers import Pin, PinnedBuffer, ReadableBuffer, WritableBuffer
     from ._ops_common import Integers
-    from ._queue import RingQueues
     from ._structs import EpollEvent, EpollEvents, FutexWaiter, Seconds, Siginfo
 
 # The command's own bytes are at the end of an entry.
@@ -195,14 +194,14 @@ class ControlOperations(Operations):
 
     def msg_ring(self, user_data: int, fd: int, length: int, data: int, flags: int = 0) -> Sqe:
         """A completion for the ring ``fd``: user_data ``data``, result ``length`` (5.18)."""
-        _expect_message(fd, data)
+        expect_message(fd, data)
         return self._fill((), prep.prep_msg_ring, fd, length, data, flags, user_data)
 
     def msg_ring_cqe_flags(
         self, user_data: int, fd: int, length: int, data: int, flags: int, cqe_flags: int
     ) -> Sqe:
         """`msg_ring` with the flags of that completion (6.3)."""
-        _expect_message(fd, data)
+        expect_message(fd, data)
         return self._fill(
             (), prep.prep_msg_ring_cqe_flags, fd, length, data, flags, cqe_flags, user_data
         )
@@ -214,7 +213,7 @@ class ControlOperations(Operations):
 
         That ring gets a completion with user_data ``data``. A file in the slot is replaced.
         """
-        _expect_message(fd, data)
+        expect_message(fd, data)
         return self._fill(
             (), prep.prep_msg_ring_fd, fd, source_fd, target_fd, data, flags, user_data
         )
@@ -223,7 +222,7 @@ class ControlOperations(Operations):
         self, user_data: int, fd: int, source_fd: int, data: int, flags: int = 0
     ) -> Sqe:
         """`msg_ring_fd` into a slot that the kernel chooses, the result over there."""
-        _expect_message(fd, data)
+        expect_message(fd, data)
         return self._fill((), prep.prep_msg_ring_fd_alloc, fd, source_fd, data, flags, user_data)
 
     # -- other waits ---------------------------------------------------------------------------
@@ -362,19 +361,3 @@ def _time(ts: Seconds, flags: int) -> tuple[tuple[Pin, ...], int]:
         return (), time.sec * NS_PER_S + time.nsec
     pin, address = time.memory()
     return (pin,), address
-
-
-def _expect_message(fd: int, data: int) -> None:
-    """A completion that ends no operation of the ring which gets it: it must not count as one."""
-    rings = _open_rings_now()
-    # It may have been given by a duplicate of its descriptor.
-    for ring in [ring for ring in rings if ring.fd == fd] or rings:
-        ring._foreign.add(data)
-
-
-def _open_rings_now() -> list[RingQueues]:
-    while True:
-        try:
-            return list(_open_rings)
-        except RuntimeError:  # another thread opened or closed one meanwhile
-            continue

@@ -15,9 +15,9 @@ from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._abi import Feature, RegisterOp, SetupFlag
+from ._abi import RegisterOp, SetupFlag
 from ._errors import WrongThreadError
-from ._lib import NULL, lib
+from ._lib import NULL, ffi, lib
 from ._queue_base import BIG_CQE as BIG_CQE
 from ._queue_base import CQE as CQE
 from ._queue_base import ENTRIES_MAX as ENTRIES_MAX
@@ -97,13 +97,13 @@ class RingQueues(QueueFlow):
 
     def _end(self, mine: bool) -> None:
         # Ring teardown closes files later, in a kernel worker: a port would stay busy. Kernels
-        # before 5.13 wait here for everything in flight, without limit.
-        waits_not = self.features & Feature.RSRC_TAGS or not self._ring.ledger.in_flight
+        # up to 6.12 wait here for what is in flight on slots, without limit.
+        waits_not = self._ring.ledger.in_flight <= self._ring.ledger.silent
         if mine and self._has_files and waits_not:
             lib.tu_register(self._ring, RegisterOp.UNREGISTER_FILES, NULL, 0)
         self._check(lib.tu_begin_exclusive(self._ring), "close")
         self._invalidate()
-        if self._ring.ledger.in_flight or self._foreign & self._pins.keys():
+        if self._ring.ledger.in_flight or self._foreign:
             _keep_for_ever((self._pins, self._held))
         self._pins, self._held = {}, {}
         lib.tu_close(self._ring)
@@ -131,6 +131,8 @@ class RingQueues(QueueFlow):
 
     def _abandon_in_child(self) -> None:
         self._forked = True
+        if self._mapping is not None:
+            ffi.gc(self._mapping, None)  # it is not mapped here (MADV_DONTFORK)
         self._inside = False
         self._invalidate()
         self._pins, self._held = {}, {}
@@ -176,14 +178,34 @@ def _keep_for_ever(memory: object) -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept_for_ever))
 
 
+def open_rings() -> list[RingQueues]:
+    """The rings of this process that are open now."""
+    while True:
+        try:
+            return list(_open_rings)
+        except RuntimeError:  # another thread opened or closed one meanwhile
+            continue
+
+
+def expect_message(fd: int, data: int) -> None:
+    """The ring ``fd`` will get a completion for ``data`` that ends no operation of its own.
+
+    It must not count as one, so that what its operations with that user_data hold is never let go.
+    """
+    rings = open_rings()
+    # The ring may have been named by a duplicate of its descriptor.
+    for ring in [ring for ring in rings if ring.fd == fd] or rings:
+        ring._foreign.add(data)
+
+
 def _abandon_open_rings() -> None:
-    for ring in list(_open_rings):
+    for ring in open_rings():
         ring._abandon_in_child()
 
 
 def _close_open_rings() -> None:
     """Before modules are torn down; the warnings are those of the garbage collector."""
-    for ring in list(_open_rings):
+    for ring in open_rings():
         with suppress(Exception):
             ring.__del__()
 

@@ -8,6 +8,7 @@ says when the last operation of that user_data has had its final CQE, and only t
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from struct import Struct, calcsize
 from threading import get_ident
@@ -87,6 +88,7 @@ class RingBase:
         self._held: dict[str, object] = {}
         self._has_files = False
         self._owner: int | None = None
+        self._mapping: Any = None
         # While closing: user_data of the cancel requests, and whether each names one operation.
         self._cancel_id = -1
         self._cancel_singly = False
@@ -123,8 +125,7 @@ class RingBase:
         self._copied_view = memoryview(ffi.buffer(self._copied))
         self._copy_max = int(ring.cq_entries)
         self._sqe_bytes = int(ring.sqe_bytes)
-        memory = ffi.buffer(ring.sqes, ring.sq_entries * self._sqe_bytes)
-        self._rows = memoryview(memory).cast("B")
+        self._rows = memoryview(self._own_entries()).cast("B")
         self._entries = [Sqe(self._rows, i * self._sqe_bytes) for i in range(ring.sq_entries)]
         # Field -> that field of all entries.
         self._columns = {
@@ -138,6 +139,13 @@ class RingBase:
         self._sq_head = memoryview(ffi.buffer(ring.sq_head, 4)).cast("I")
         self._asks_kernel = bool(self.flags & SetupFlag.SQPOLL)
         self._limit = (lib.tu_counter(ring, lib.TU_SQ_HEAD) + self._mask + 1) & U32
+
+    def _own_entries(self) -> Any:
+        """The mapped entries; unmapped when the last reference to them goes, in whatever hands."""
+        ring = self._ring
+        unmap, nbytes = lib.tu_unmap, int(ring.sqes_map_bytes)
+        self._mapping = ffi.gc(ffi.cast("char *", ring.sqes_map), lambda it: unmap(it, nbytes))
+        return ffi.buffer(self._mapping, ring.sq_entries * ring.sqe_bytes)
 
     # -- submission queue ----------------------------------------------------------------------
 
@@ -255,8 +263,9 @@ class RingBase:
 
         An exception came between, or a twin was prepared that was not submitted yet.
         """
-        if not self._ring.ledger.in_flight and not self._lending:
-            self._pins = {key: pins for key, pins in self._pins.items() if key in self._foreign}
+        # A message from another ring (_foreign) may have been counted as the end of an operation.
+        if not (self._ring.ledger.in_flight or self._lending or self._foreign):
+            self._pins = {}
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -282,13 +291,20 @@ class RingBase:
         return self._check(lib.tu_register(self._ring, opcode, arg, count), what)
 
     def _kill_entries(self) -> None:
-        """Their memory is unmapped next: not even a kept `Sqe` may reach it."""
+        """No entry reaches the ring any more, not even a kept `Sqe`.
+
+        A view that is in use at this very moment, by code that closes the ring from within an
+        ``__index__``, cannot be released; it keeps the mapping.
+        """
         dead = bytearray()
         for sqe in self._entries:
             sqe.memory = dead
             sqe.pins = None
-        for view in (self._rows, self._sq_head, *self._columns.values()):
-            view.release()
+        self._mapping = None
+        for view in (self._sq_head, *self._columns.values(), self._rows):
+            with suppress(BufferError):
+                view.release()
+        self._rows = memoryview(b"")
         self._columns = {}
         self._asks_kernel = True
 

@@ -58,12 +58,13 @@ class RegisteredBuffers(RegisteredFiles):
     def _keep_until_idle(self, pins: Iterable[Pin | None]) -> None:
         """Operations in flight may use ``pins`` without having lent them."""
         kept = tuple(pin for pin in pins if pin is not None)
-        if kept and self._ring.ledger.in_flight:
+        if kept and (self._ring.ledger.in_flight or self._foreign):
             self._pins.setdefault(UNTIL_IDLE, []).append(kept)
 
     def _release_retired(self) -> None:
         super()._release_retired()
-        if not self._ring.ledger.in_flight:
+        # A message from another ring may have been counted as the end of an operation.
+        if not self._ring.ledger.in_flight and not self._foreign:
             self._pins.pop(UNTIL_IDLE, None)
 
     # -- registered buffers --------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ._abi import Op, QueryOp, RegisterOp
 from ._errors import check
 from ._lib import address_of, ffi, lib
+from ._queue import expect_message
 from ._sqe import SQE_BYTES, WHOLE
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def send_msg_ring(target_fd: int, length: int, data: int) -> None:
     Raises:
         OSError: EBADFD, not a ring, or one that is not enabled; EINVAL, the kernel lacks it.
     """
+    expect_message(target_fd, data)
     sqe = WHOLE.pack(Op.MSG_RING, 0, 0, target_fd, data, 0, length, 0, 0, 0, 0, 0, 0, 0)
     arg = ffi.new(f"char[{SQE_BYTES}]", sqe)
     _register_without_ring(RegisterOp.SEND_MSG_RING, arg, 1)

@@ -177,6 +177,8 @@ static int attach(struct tu_ring *ring, const struct tu_params *p)
         return -EPROTO;
     ring->sq_array = NULL;
     if (!(p->flags & TU_SETUP_NO_SQARRAY)) {
+        if (!p->sq_off.array) /* a resize does not say where it is */
+            return -EPROTO;
         /* SQEs are used in order: the indirection stays the identity for ever. */
         ring->sq_array = (uint32_t *)(base + p->sq_off.array);
         for (uint32_t i = 0; i < p->sq_entries; i++)
@@ -187,7 +189,6 @@ static int attach(struct tu_ring *ring, const struct tu_params *p)
 
 static void release(struct tu_ring *ring)
 {
-    tu_unmap(ring->sqes_map, ring->sqes_map_bytes);
     tu_unmap(ring->ring_map, ring->ring_map_bytes);
     if (ring->register_flags) {
         struct { uint32_t offset, resv; uint64_t data; } update = {(uint32_t)ring->fd, 0, 0};
@@ -235,8 +236,10 @@ int tu_setup(struct tu_ring *ring, uint32_t entries, struct tu_params *params, i
 {
     *ring = (struct tu_ring){.fd = -1};
     int rc = set_up(ring, entries, params, with_ledger);
-    if (rc < 0)
+    if (rc < 0) {
+        tu_unmap(ring->sqes_map, ring->sqes_map_bytes);
         release(ring);
+    }
     return rc;
 }
 
@@ -266,10 +269,11 @@ int tu_remap(struct tu_ring *ring, struct tu_params *params)
     rc = map_kernel_rings(ring, params);
     if (!rc)
         rc = attach(ring, params);
-    tu_unmap(old.sqes_map, old.sqes_map_bytes);
     tu_unmap(old.ring_map, old.ring_map_bytes);
-    if (rc) /* the kernel has dropped the old rings already: this one is dead */
+    if (rc) { /* the kernel has dropped the old rings already: this one is dead */
+        tu_unmap(ring->sqes_map, ring->sqes_map_bytes);
         release(ring);
+    }
     tu_end_exclusive(ring);
     return rc;
 }
@@ -314,7 +318,7 @@ static int expect(struct tu_ring *ring, uint64_t user_data)
         return 0;
     int rc = tu_ledger_reserve(&ring->ledger, 1);
     if (!rc)
-        tu_ledger_add(&ring->ledger, user_data);
+        tu_ledger_add(&ring->ledger, user_data, 0);
     return rc;
 }
 
@@ -325,10 +329,10 @@ int tu_expect(struct tu_ring *ring, uint64_t user_data)
 
 /* -- submission -------------------------------------------------------------------------------- */
 
-static const struct tu_sqe *sqe_at(const struct tu_ring *ring, uint32_t at)
+static struct tu_sqe *sqe_at(const struct tu_ring *ring, uint32_t at)
 {
     size_t index = at & (ring->sq_entries - 1);
-    return (const struct tu_sqe *)(ring->sqes + index * ring->sqe_bytes);
+    return (struct tu_sqe *)(ring->sqes + index * ring->sqe_bytes);
 }
 
 /* An SQE of 128 bytes in a queue of both sizes: it has the next place too, if the kernel takes it. */
@@ -348,8 +352,7 @@ static int enter_in_ledger(struct tu_ring *ring, uint32_t tail)
     for (uint32_t at = ring->flushed; at != tail; at++) {
         const struct tu_sqe *sqe = sqe_at(ring, at);
         int silent = chained || (sqe->flags & TU_SQE_CQE_SKIP_SUCCESS);
-        tu_ledger_add(&ring->ledger, sqe->user_data);
-        ring->ledger.silent += (uint64_t)silent;
+        tu_ledger_add(&ring->ledger, sqe->user_data, silent);
         chained = silent && (sqe->flags & (TU_SQE_IO_LINK | TU_SQE_IO_HARDLINK));
         at += (uint32_t)takes_two(ring, sqe, at, tail);
     }
@@ -428,8 +431,20 @@ static int enter_by_poll(struct tu_ring *ring, uint32_t to_submit, uint32_t min_
     return rc;
 }
 
-static int enter(struct tu_ring *ring, uint32_t to_submit, uint32_t min_complete, uint32_t flags,
-                 int64_t timeout_ns)
+/* What the kernel has read becomes a NOP: an entry that is handed out again and not filled must not
+ * repeat an old operation, on memory that may be gone. With SQPOLL the kernel reads at any time, and
+ * Python may have written here again. */
+static void clear_consumed(struct tu_ring *ring)
+{
+    if (ring->setup_flags & TU_SETUP_SQPOLL)
+        return;
+    uint32_t head = load_acquire(ring->sq_head);
+    for (; ring->cleared != head; ring->cleared++)
+        memset(sqe_at(ring, ring->cleared), 0, ring->sqe_bytes);
+}
+
+static int enter_and_wait(struct tu_ring *ring, uint32_t to_submit, uint32_t min_complete,
+                          uint32_t flags, int64_t timeout_ns)
 {
     if (timeout_ns < 0)
         return enter_syscall(ring, to_submit, min_complete, flags, NULL, 0);
@@ -438,6 +453,14 @@ static int enter(struct tu_ring *ring, uint32_t to_submit, uint32_t min_complete
     struct tu_timespec ts = {.sec = timeout_ns / 1000000000, .nsec = timeout_ns % 1000000000};
     struct tu_getevents_arg arg = {.timespec = (uint64_t)(uintptr_t)&ts};
     return enter_syscall(ring, to_submit, min_complete, flags | TU_ENTER_EXT_ARG, &arg, sizeof(arg));
+}
+
+static int enter(struct tu_ring *ring, uint32_t to_submit, uint32_t min_complete, uint32_t flags,
+                 int64_t timeout_ns)
+{
+    int rc = enter_and_wait(ring, to_submit, min_complete, flags, timeout_ns);
+    clear_consumed(ring);
+    return rc;
 }
 
 int tu_enter(struct tu_ring *ring, uint32_t to_submit, uint32_t min_complete, uint32_t flags,
@@ -570,7 +593,7 @@ static int64_t run_on(struct tu_ring *ring)
         return TU_RES_MIN + (rc < 0 ? rc : -EINTR);
     size_t index = *ring->cq_head & (ring->cq_entries - 1);
     const struct tu_cqe *cqe = (const struct tu_cqe *)(ring->cqes + index * ring->cqe_bytes);
-    if (cqe->user_data != sqe_at(ring, ring->flushed - 1)->user_data || cqe->flags & TU_CQE_F_SKIP)
+    if (cqe->user_data != ring->awaited || cqe->flags & TU_CQE_F_SKIP)
         return TU_RES_MIN - EBUSY;
     if (cqe->flags & TU_CQE_F_MORE)
         return TU_RES_MIN - EINVAL;
@@ -585,6 +608,7 @@ static int64_t run_one(struct tu_ring *ring, uint32_t position)
         return TU_RES_MIN - EINVAL;
     if (cq_ready(ring))
         return TU_RES_MIN - EBUSY;
+    ring->awaited = sqe_at(ring, position)->user_data;
     int64_t rc = flush(ring, position + 1);
     return rc < 0 ? TU_RES_MIN + rc : run_on(ring);
 }
@@ -641,16 +665,6 @@ struct buf {
 };
 
 static_assert(sizeof(struct buf) == 16, "io_uring_buf is 16 bytes");
-
-void tu_buf_ring_add(void *buf_ring, uint32_t mask, uint64_t addr, uint32_t len, uint16_t bid,
-                     uint16_t offset)
-{
-    struct buf *bufs = buf_ring;
-    struct buf *buf = &bufs[(uint16_t)(bufs[0].tail + offset) & mask];
-    buf->addr = addr;
-    buf->len = len;
-    buf->bid = bid;
-}
 
 void tu_buf_ring_advance(void *buf_ring, uint16_t count)
 {

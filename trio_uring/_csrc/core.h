@@ -32,7 +32,8 @@ struct tu_params {
 /* The ledger counts the SQEs in flight for each user_data: see ledger.c. */
 struct tu_ledger_entry {
     uint64_t user_data;
-    uint64_t count;    /* 0: a free place */
+    uint32_t count;     /* 0: a free place */
+    uint32_t silent;    /* of them, those that post no CQE when they succeed */
 };
 
 struct tu_ledger {
@@ -53,6 +54,8 @@ struct tu_ring {
     uintptr_t enter_owner;  /* the thread whose index enter_fd is */
     uint32_t setup_flags, features;
     uint32_t sq_entries, cq_entries, sqe_bytes, cqe_bytes;
+    uint64_t awaited;      /* user_data of the SQE of tu_run_one */
+    uint32_t cleared;      /* SQEs up to here were consumed and are NOPs again */
     uint32_t flushed;      /* SQEs up to this tail were handed to the kernel */
     uint32_t submitted;    /* how many SQEs the last enter took */
     uint32_t entered;      /* io_uring_enter calls, wrapping */
@@ -60,7 +63,7 @@ struct tu_ring {
     uint32_t *cq_head, *cq_tail, *cq_overflow, *cq_flags;
     uint8_t *cqes, *sqes;
     void *ring_map;
-    void *sqes_map;
+    void *sqes_map;        /* unmapped by whoever has references to it: tu_setup's caller */
     size_t ring_map_bytes, sqes_map_bytes;
     struct tu_ledger ledger;
 };
@@ -70,7 +73,8 @@ enum tu_counter {
     TU_CQ_HEAD, TU_CQ_TAIL, TU_CQ_FLAGS, TU_CQ_OVERFLOWED
 };
 
-/* Sets up a ring and maps it. `with_ledger` 0: the caller accounts for operations itself. */
+/* Sets up a ring and maps it. `with_ledger` 0: the caller accounts for operations itself. The caller
+ * unmaps sqes_map, when nothing refers to it any more; the same after tu_remap. */
 int tu_setup(struct tu_ring *ring, uint32_t entries, struct tu_params *params, int with_ledger);
 
 /* From now on the ring serves the calling thread only (IORING_SETUP_SINGLE_ISSUER). */
@@ -133,9 +137,7 @@ int tu_set_eventfd_muted(struct tu_ring *ring, int muted);
 /* One more completion to come for user_data: the tag of a registered resource. */
 int tu_expect(struct tu_ring *ring, uint64_t user_data);
 
-/* Provided buffer ring: one entry at `tail + offset`, and the release store of the tail. */
-void tu_buf_ring_add(void *buf_ring, uint32_t mask, uint64_t addr, uint32_t len, uint16_t bid,
-                     uint16_t offset);
+/* Provided buffer ring: shows `count` more entries to the kernel, with a release store. */
 void tu_buf_ring_advance(void *buf_ring, uint16_t count);
 /* Maps the memory that the kernel brought for one (IOU_PBUF_RING_MMAP); NULL if that fails. */
 void *tu_map_buf_ring(struct tu_ring *ring, size_t bytes, uint16_t group_id);

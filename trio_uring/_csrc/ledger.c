@@ -70,14 +70,17 @@ int tu_ledger_reserve(struct tu_ledger *ledger, uint32_t more)
     return 0;
 }
 
-void tu_ledger_add(struct tu_ledger *ledger, uint64_t user_data)
+void tu_ledger_add(struct tu_ledger *ledger, uint64_t user_data, int silent)
 {
     struct tu_ledger_entry *entry = place(ledger, user_data);
     if (!entry->count++) {
         entry->user_data = user_data;
+        entry->silent = 0;
         ledger->live++;
     }
     ledger->in_flight++;
+    entry->silent += silent != 0;
+    ledger->silent += silent != 0;
 }
 
 /* A final CQE. Unknown ones exist: messages from other rings (IORING_OP_MSG_RING). */
@@ -86,6 +89,10 @@ void tu_ledger_end(struct tu_ledger *ledger, uint64_t user_data)
     struct tu_ledger_entry *entry = place(ledger, user_data);
     if (!entry->count)
         return;
+    if (entry->silent == entry->count) { /* one that was to be silent has failed */
+        entry->silent--;
+        ledger->silent--;
+    }
     if (!--ledger->in_flight)
         ledger->silent = 0;
     if (--entry->count)
