@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""However a scope or a run ends: no slot is used, no port is busy, and only what was dropped warns."""
+"""However a scope or a run ends: no slot is used, no port is busy, only what was dropped warns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 import trio
 import trio.testing
-import trio_uring
 from engine_help import (
     WAIT_S,
     can_bind,
@@ -27,6 +26,8 @@ from engine_help import (
     run_python,
     socket_pair,
 )
+
+import trio_uring
 from trio_uring.testing import assert_nothing_left, requires_direct_descriptors, used_slots
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ def test_a_handle_dropped_in_the_last_step_leaves_no_port_busy() -> None:
 
 
 def test_a_crashed_run_frees_its_ports() -> None:
-    """Row 73: after a TrioInternalError nothing of the ring is left, and every handle has warned."""
+    """Row 73: after a TrioInternalError nothing of the ring is left, and each handle has warned."""
     program = """
 import os, sys, trio, trio_uring, warnings
 from test_end_of_run import busy

@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import trio
@@ -69,7 +69,8 @@ async def test_row_63_a_handle_in_another_run_is_a_clear_error(uring_leak_gate: 
         for call in calls(file, sock):
             await trio.to_thread.run_sync(trio.run, misuse, call)
         assert trio_uring.current_statistics().operations_in_flight == 0
-        assert engine()._stash == engine()._cancels == []
+        assert not engine()._stash
+        assert not engine()._cancels
         assert not file.closed
         assert not sock.closed
         assert await file.read_at(4, 0) == bytes(4)
@@ -106,7 +107,8 @@ async def test_row_63_a_handle_in_a_thread_without_a_run_is_a_clear_error(
         for call in calls(file, sock):
             await trio.to_thread.run_sync(misuse, call)
         assert trio_uring.current_statistics().operations_in_flight == 0
-        assert engine()._stash == engine()._cancels == []
+        assert not engine()._stash
+        assert not engine()._cancels
         assert not file.closed
 
 
@@ -127,7 +129,7 @@ def test_outside_of_a_run_everything_is_a_clear_error() -> None:
     with pytest.raises(RuntimeError):
         adopt_ring()
     with pytest.raises(RuntimeError):
-        trio_uring.open_direct("/dev/zero").send(None)  # type: ignore[attr-defined]
+        trio_uring.open_direct("/dev/zero").send(None)
 
 
 async def work_a_little() -> None:
@@ -522,7 +524,7 @@ def test_row_75_an_operation_at_the_very_end_of_a_run_works_under_a_mock_clock()
         kept.append(generator())
         await kept[0].__anext__()
 
-    kept: list[object] = []
+    kept: list[Any] = []
     read: list[bytes] = []
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert read == [bytes(4)]

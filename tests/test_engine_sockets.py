@@ -241,9 +241,9 @@ async def test_row_55_a_second_reader_or_writer_is_refused() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(sock.send_all, big)
                 await trio.testing.wait_all_tasks_blocked()
-                for attempt in (lambda: sock.send(b"x"), lambda: sock.send_all(b"x")):
+                for send in (sock.send, sock.send_all):
                     with pytest.raises(trio.BusyResourceError):
-                        await attempt()
+                        await send(b"x")
                 nursery.cancel_scope.cancel()
         # Who was refused has broken nothing.
         peer.send(b"y")

@@ -205,7 +205,8 @@ async def test_promise_2_cancelled_means_it_did_not_happen_for_recv() -> None:
         for number in range(50):
             data = b"%d" % number
             got = await cancelled_after_the_effect(
-                lambda: sock.recv(10), lambda data=data: peer.send(data)
+                lambda: sock.recv(10),
+                lambda data=data: peer.send(data),  # type: ignore[misc]
             )
             assert (got or await sock.recv(10)) == data
 
@@ -218,7 +219,7 @@ async def test_promise_2_cancelled_means_it_did_not_happen_for_accept() -> None:
             clients: list[socket.socket] = []
             conn = await cancelled_after_the_effect(
                 listener.accept_direct,
-                lambda clients=clients: clients.append(connect(address)),
+                lambda clients=clients: clients.append(connect(address)),  # type: ignore[misc]
             )
             conn = conn or await listener.accept_direct()
             assert isinstance(conn, trio_uring.FixedSocket)
@@ -239,7 +240,8 @@ async def test_promise_2_cancelled_means_it_did_not_happen_for_read_and_write() 
             for number in range(50):
                 data = b"%d" % number
                 got = await cancelled_after_the_effect(
-                    lambda: reader.read(10), lambda data=data: os.write(feed, data)
+                    lambda: reader.read(10),
+                    lambda data=data: os.write(feed, data),  # type: ignore[misc]
                 )
                 assert (got or await reader.read(10)) == data
             os.set_blocking(fd, False)

@@ -10,7 +10,6 @@ submitted or has completed. What it waits for comes before, between or after.
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ from trio_uring.testing import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 

@@ -7,7 +7,7 @@ import errno
 import gc
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -122,7 +122,7 @@ async def test_row_36_clients_without_a_slot_wait_in_the_backlog() -> None:
     adopt_ring(TWO_SLOTS)
     async with unix_listener() as (listener, address):
         waiting = [connect(address) for _ in range(10)]
-        served = []
+        served: list[Any] = []
         with trio.fail_after(WAIT_S):
             async with trio.open_nursery() as nursery:
                 for _ in range(10):

@@ -70,7 +70,7 @@ def recognises(runner: Any) -> bool:
     try:
         manager: Any = runner.io_manager
         return (
-            {name for name in vars(type(manager)) if name[0] != "_"} == _MANAGER_METHODS
+            frozenset(name for name in vars(type(manager)) if name[0] != "_") == _MANAGER_METHODS
             and type(manager).__module__ == "trio._core._io_epoll"
             and list(inspect.signature(manager.get_events).parameters) == ["timeout"]
             and list(inspect.signature(manager.process_events).parameters) == ["events"]
