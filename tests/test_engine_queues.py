@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -415,40 +416,43 @@ async def test_more_ready_descriptors_than_one_epoll_call_takes_all_wake() -> No
 # -- signals ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@contextmanager
 def storm() -> Iterator[list[int]]:
     """A signal every millisecond; how often its handler ran."""
     seen: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-    yield seen
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    try:
+        yield seen
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-async def test_row_30_signals_interrupt_no_operation(storm: list[int]) -> None:
+async def test_row_30_signals_interrupt_no_operation() -> None:
     """Row 30: with a signal every millisecond all operations complete and all handlers run."""
     async with socket_pair() as (sock, peer), await trio_uring.open_direct("/dev/zero") as file:
-        for i in range(rounds(300, 10_000)):
-            await read_zeroes(file)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(sock.recv, 10)
-                await passes(i % 3)
-                peer.send(b"x")
-        while len(storm) < 3:  # a wait that only a signal interrupts
-            with trio.move_on_after(0.005):
-                await sock.recv(10)
+        with storm() as seen:
+            for i in range(rounds(300, 10_000)):
+                await read_zeroes(file)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(sock.recv, 10)
+                    await passes(i % 3)
+                    peer.send(b"x")
+            while len(seen) < 3:  # a wait that only a signal interrupts
+                with trio.move_on_after(0.005):
+                    await sock.recv(10)
     assert statistics().late_completions == 0
 
 
-async def test_row_30_a_deadline_is_kept_through_signals(storm: list[int]) -> None:
+async def test_row_30_a_deadline_is_kept_through_signals() -> None:
     """Row 30: a wait that signals interrupt ends at its deadline, and not before."""
-    with trio.move_on_after(0.05) as scope:
-        async with socket_pair() as (sock, _):
+    async with socket_pair() as (sock, _):
+        with storm() as seen, trio.move_on_after(0.05) as scope:
             await sock.recv(10)
     assert scope.cancelled_caught
     assert trio.current_time() >= scope.deadline
-    assert storm
+    assert seen
 
 
 # -- garbage ---------------------------------------------------------------------------------

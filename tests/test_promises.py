@@ -22,6 +22,7 @@ from engine_help import (
     big_file,
     can_bind,
     connect,
+    engine,
     listen,
     passes,
     run_python,
@@ -113,8 +114,11 @@ async def test_promise_1_a_buffer_outlives_the_task_that_lent_it() -> None:
                 gc.collect()
                 with pytest.raises(BufferError):
                     buffer.append(1)
+                [record] = [r for r in engine().records if getattr(r, "task", None)]
                 peer.send(b"data")
         assert buffer[:4] == b"data"
+        assert record.unwrap() == 4  # what the task would have done
+        buffer.append(1)
 
 
 CRASHED = """

@@ -42,10 +42,10 @@ def end_operations(ring: RingQueues, timeout: float) -> list[Cqe]:
             wait = _patience(deadline)
             _reap(ring, cqes, deadline, ring.submit_and_copy_cqes(ring._copy_max, 1, wait))
             # Kernels before 5.19 do not know the flags ALL and ANY.
-            ring._cancel_singly = any(
-                cqe.user_data == ring._cancel_id and cqe.res == -errno.EINVAL for cqe in cqes[seen:]
-            )
-            if time.monotonic() >= deadline:
+            refused = (ring._cancel_id, -errno.EINVAL) in [cqe[:2] for cqe in cqes[seen:]]
+            if refused and not ring._cancel_singly:
+                ring._cancel_singly = True
+            elif time.monotonic() >= deadline:
                 break
     except OSError:  # the kernel refuses to be entered: nothing more can be learnt
         pass
