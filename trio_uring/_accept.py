@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 AHEAD_MAX = 16
 _FREE_PER_ACCEPT = 4
 _SOCK_CLOEXEC = os.O_CLOEXEC
-_FIXED_FILE = 1
 
 # The connection failed before it was accepted; the listener is well. accept(2), "Error handling".
 _OTHERS_FAULT = frozenset(
@@ -172,7 +171,7 @@ class AcceptedConnections:
         engine, listener = self._engine, self.listener
         try:
             self._check_open()
-            number = listener._checked_slot()
+            number = listener._checked_number()
             accept = _Accept(self, slot)
             sqe = engine.own_sqe()
         except BaseException:
@@ -180,9 +179,9 @@ class AcceptedConnections:
             raise
         engine.add_record(accept)
         if self._direct:
-            prep_accept_direct(sqe, number, 0, 0, 0, slot, accept.user_data, _FIXED_FILE)
+            prep_accept_direct(sqe, number, 0, 0, 0, slot, accept.user_data, listener._fixed)
         else:
-            prep_accept(sqe, number, 0, 0, _SOCK_CLOEXEC, accept.user_data, _FIXED_FILE)
+            prep_accept(sqe, number, 0, 0, _SOCK_CLOEXEC, accept.user_data, listener._fixed)
         engine.in_flight += 1
         listener._in_flight += 1
         self._accepts.add(accept)

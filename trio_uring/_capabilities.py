@@ -26,13 +26,14 @@ class Capabilities:
     """Opcodes that it knows."""
     direct: bool
     """Direct descriptors at all (5.15)."""
+    lets_go_late: bool
+    """A closed slot's file lives on while an operation on another slot is in flight (to 6.12)."""
 
     @property
     def install(self) -> bool:
-        """A slot can become an ordinary descriptor (6.8).
+        """A slot can become an ordinary descriptor (6.8): whatever a slot cannot do, that can.
 
-        Without it every handle has a companion: an ordinary descriptor of the same file, for what
-        cannot be done on a slot.
+        Without it the files of handles are in ordinary descriptors, and slots are only counted.
         """
         return Op.FIXED_FD_INSTALL in self.ops
 
@@ -46,7 +47,9 @@ def capabilities() -> Capabilities:
     """
     with Ring(2) as ring:
         direct = _knows_direct_descriptors(ring)
-        return Capabilities(ops=frozenset(ring.get_probe().supported), direct=direct)
+        ops = frozenset(ring.get_probe().supported)
+        late = direct and _lets_go_late(ring)
+        return Capabilities(ops=ops, direct=direct, lets_go_late=late)
 
 
 def _knows_direct_descriptors(ring: Ring) -> bool:
@@ -67,3 +70,24 @@ def require_direct_descriptors() -> None:
             f"Linux {os.uname().release} has no direct descriptors",
             "They need Linux 5.15 or newer.",
         )
+
+
+def _lets_go_late(ring: Ring) -> bool:
+    """Whether emptying a slot with an end of a pipe goes unnoticed while another slot is read."""
+    ends = [*os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)]
+    try:
+        ring.register_files([ends[0], ends[3]])
+        os.close(ends.pop())
+        ring.read(1, 0, bytearray(1), 0).use_registered_fd()
+        ring.submit()
+        ring.register_files_update(1, [-1])
+        try:
+            late = os.read(ends[2], 1) != b""
+        except BlockingIOError:
+            late = True
+        os.write(ends[1], b"x")  # ends the read
+        ring.copy_cqe()
+        return late
+    finally:
+        for end in ends:
+            os.close(end)

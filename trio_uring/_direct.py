@@ -5,8 +5,9 @@ A slot is given back only when the operation that names it has ended, however it
 error, cancelled, or not submitted at all. A file that arrives although the task was cancelled
 meanwhile is returned; the cancellation is delivered at the next checkpoint.
 
-On kernels that cannot turn a slot into an ordinary descriptor (before 6.8) the file is opened as
-one and put into its slot; the handle keeps it as its companion.
+On kernels that cannot turn a slot into an ordinary descriptor (before 6.8) the file stays in an
+ordinary descriptor, and the slot is only counted. Their file tables also let go of a file late:
+after a second, or when an operation on another slot ends, so that a peer would not see the close.
 """
 
 from __future__ import annotations
@@ -150,13 +151,12 @@ async def pipe_direct(flags: int = 0, *, wait: bool = True) -> tuple[FixedFile, 
     """
     engine = current_engine()
     flags &= ~os.O_CLOEXEC
-    keep = not capabilities().install
     read_slot, write_slot = await reserve(engine, 2, wait=wait)
     try:
         await trio.lowlevel.checkpoint()
         read_end, write_end = os.pipe2(flags | os.O_CLOEXEC)
         try:
-            companion = fill_slot(engine, read_slot, read_end, keep=keep)
+            companion = fill_slot(engine, read_slot, read_end)
         except BaseException:
             os.close(write_end)
             raise
@@ -166,7 +166,7 @@ async def pipe_direct(flags: int = 0, *, wait: bool = True) -> tuple[FixedFile, 
         raise
     reader = FixedFile(engine, read_slot, companion)
     try:
-        companion = fill_slot(engine, write_slot, write_end, keep=keep)
+        companion = fill_slot(engine, write_slot, write_end)
     except BaseException:
         reader._close_now()
         engine.release_slot(write_slot)
@@ -192,10 +192,14 @@ async def register(
     try:
         await trio.lowlevel.checkpoint()
         kind = _socket_kind(number)
-        companion = fill_slot(engine, taken, os.dup(number), keep=not capabilities().install)
-        if kind is not None:
-            return FixedSocket(engine, taken, companion, **kind)
-        return FixedFile(engine, taken, companion)
+        companion = fill_slot(engine, taken, os.dup(number))
+        file = (
+            FixedFile(engine, taken, companion)
+            if kind is None
+            else FixedSocket(engine, taken, companion, **kind)
+        )
+        file._sole_owner = False
+        return file
     except BaseException:
         engine.release_slot(taken)
         raise

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from outcome import Error
 from trio.lowlevel import enable_ki_protection
 
-from ._capabilities import require_direct_descriptors
+from ._capabilities import capabilities, require_direct_descriptors
 from ._errors import SubmissionQueueFull
 from ._file_table import FileTable
 from ._operation import (
@@ -186,12 +186,12 @@ class Engine:
         bounded: bool = True,
         flags: int = 0,
     ) -> int:
-        """Awaits one operation on a handle's slot: ``prep(sqe, slot, *args, user_data, flags)``."""
-        slot = file._checked_slot()
+        """Awaits one operation on a handle: ``prep(sqe, number, *args, user_data, flags)``."""
+        number = file._checked_number()
         operation, sqe = self.begin(file, bounded)
         operation.pins = pins
         try:
-            prep(sqe, slot, *args, operation.user_data, flags | 1)  # 1: SqeFlag.FIXED_FILE
+            prep(sqe, number, *args, operation.user_data, flags | file._fixed)
         except BaseException:
             self._discard(operation)
             raise
@@ -378,6 +378,8 @@ class Engine:
 
     def _register_table(self) -> int:
         slots_max = self.options.slots_max
+        if not capabilities().install:
+            return slots_max  # counted, but the files are in ordinary descriptors
         try:
             self.ring.register_files_sparse(slots_max)
         except OSError as exc:
@@ -406,7 +408,8 @@ class Engine:
             self.files.pop(slot, None)
             if companion >= 0:
                 os.close(companion)
-            self.empty_slot(slot)
+            else:
+                self.empty_slot(slot)
             self.table.release(slot)
 
     # -- shared receive buffers ----------------------------------------------------------------

@@ -230,11 +230,11 @@ class FixedFile(Handle):
         return await self._engine.perform_on(
             _Pair(target, self),
             _prep_splice_from,
-            self._checked_slot(),
+            self._checked_number(),
             _POSITION if offset is None else _offset(offset),
             _POSITION if target_offset is None else _offset(target_offset),
             _length(nbytes),
-            flags | _SPLICE_FD_IN_FIXED,
+            flags | (_SPLICE_FD_IN_FIXED if self._fixed else 0),
             bounded=False,
         )
 
@@ -262,9 +262,10 @@ class _Pair:
 
     def __init__(self, target: FixedFile, source: FixedFile) -> None:
         self.members = (target, source)
+        self._fixed = target._fixed
 
-    def _checked_slot(self) -> int:
-        return self.members[0]._checked_slot()
+    def _checked_number(self) -> int:
+        return self.members[0]._checked_number()
 
     @property
     def _in_flight(self) -> int:

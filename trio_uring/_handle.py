@@ -38,7 +38,12 @@ class Handle(trio.abc.AsyncResource):
     def __init__(self, engine: Engine, slot: int, companion: int = -1) -> None:
         # Private: the openers are the only way to get one.
         self._slot = -1  # until all is set, for __del__
+        # Where slots cannot be used (`Capabilities.install`) the file is in an ordinary descriptor.
         self._companion = companion
+        self._number = companion if companion >= 0 else slot
+        self._fixed = 0 if companion >= 0 else 1  # SqeFlag.FIXED_FILE
+        # Nobody else has the file, so that a shutdown of it hits nobody.
+        self._sole_owner = True
         self._engine = engine
         self._in_flight = 0
         self._owner: FileScope | None = None
@@ -71,6 +76,12 @@ class Handle(trio.abc.AsyncResource):
         if slot < 0:
             raise trio.ClosedResourceError(f"this {type(self).__name__} is closed")
         return slot
+
+    def _checked_number(self) -> int:
+        """What an SQE calls the file: its slot, with ``_fixed``, or its ordinary descriptor."""
+        if self._slot < 0:
+            raise trio.ClosedResourceError(f"this {type(self).__name__} is closed")
+        return self._number
 
     def _operation_ended(self) -> None:
         """The engine's word that the final CQE of an operation on this slot was seen."""
@@ -115,7 +126,7 @@ class Handle(trio.abc.AsyncResource):
                 self._drained = trio.Event()
                 engine.cancel_operations_of(self)
                 await self._drained.wait()
-            await engine.perform(prep_close_direct, slot)
+            await self._empty(slot)
         except BaseException:
             self._empty_at_once(slot)
             raise
@@ -123,11 +134,19 @@ class Handle(trio.abc.AsyncResource):
             self._closed.set()
         engine.table.release(slot)
 
+    async def _empty(self, slot: int) -> None:
+        if self._companion >= 0:
+            await trio.lowlevel.checkpoint()
+            self._close_companion()
+        else:
+            await self._engine.perform(prep_close_direct, slot)
+
+    def _close_companion(self) -> None:
+        companion, self._companion = self._companion, -1
+        os.close(companion)
+
     def _start_closing(self) -> int:
         slot, self._slot = self._slot, -1
-        companion, self._companion = self._companion, -1
-        if companion >= 0:
-            os.close(companion)
         self._engine.files.pop(slot, None)
         if self._owner is not None:
             self._owner._forget(self)
@@ -143,7 +162,10 @@ class Handle(trio.abc.AsyncResource):
         if self._in_flight:
             # The cancelled operations let go of the file now: its port can be bound again at once.
             engine.flush_now()
-        engine.empty_slot(slot)
+        if self._companion >= 0:
+            self._close_companion()
+        else:
+            engine.empty_slot(slot)
         if self._in_flight:
             self._quarantined = slot
             engine.table.quarantine(slot)
@@ -162,6 +184,8 @@ class Handle(trio.abc.AsyncResource):
         """The run is over and its ring closes, and the table with it."""
         text = f"{self!r} opened at {self._opened_at} was still open when its run ended"
         self._start_closing()
+        if self._companion >= 0:
+            self._close_companion()
         try:
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
         except ResourceWarning as exc:
@@ -190,14 +214,16 @@ class Handle(trio.abc.AsyncResource):
     async def install_fd(self) -> int:
         """A new ordinary, close-on-exec descriptor of the same file, which the caller closes.
 
-        ``FIXED_FD_INSTALL`` (6.8); before it, a duplicate of the handle's companion.
+        ``FIXED_FD_INSTALL`` (6.8).
         """
         if self._companion >= 0:
             self._checked_slot()
             await trio.lowlevel.checkpoint()
             self._checked_slot()
             return os.dup(self._companion)
-        return await self._engine.perform_on(self, _prep_install)
+        fd = await self._engine.perform_on(self, _prep_install)
+        self._sole_owner = False
+        return fd
 
     def _ordinary_fd(self) -> _OrdinaryFd:
         """``async with``: an ordinary descriptor of the file, for the length of the block."""
@@ -212,7 +238,9 @@ class _OrdinaryFd:
     @enable_ki_protection
     async def __aenter__(self) -> int:
         # Of its own, also where there is a companion: that is closed with the handle, at any time.
+        sole_owner = self._file._sole_owner
         self._installed = await self._file.install_fd()
+        self._file._sole_owner = sole_owner
         return self._installed
 
     @enable_ki_protection

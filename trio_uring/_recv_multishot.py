@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHUNKS_MAX = 16
 _F_BUFFER, _F_MORE = 1, 2
-_FLAGS = 1 | 1 << 5  # FIXED_FILE, BUFFER_SELECT
+_BUFFER_SELECT = 1 << 5  # SqeFlag
 
 
 class ReceivedData:
@@ -139,10 +139,10 @@ class ReceivedData:
 
     def _arm(self) -> None:
         engine, socket = self._engine, self.file
-        slot = socket._checked_slot()
+        number = socket._checked_number()
         sqe = engine.own_sqe()
         engine.add_record(self)
-        prep_recv_multishot(sqe, slot, 0, 0, 0, self.user_data, _FLAGS)
+        prep_recv_multishot(sqe, number, 0, 0, 0, self.user_data, _BUFFER_SELECT | socket._fixed)
         engine.in_flight += 1
         socket._in_flight += 1
         self._armed = True

@@ -10,6 +10,7 @@ import outcome
 import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
+from ._capabilities import capabilities
 from ._file_table import SlotsExhausted
 
 if TYPE_CHECKING:
@@ -74,14 +75,12 @@ async def reserve(
     return granted
 
 
-def fill_slot(engine: Engine, slot: int, fd: int, *, keep: bool = True) -> int:
-    """Puts ``fd`` into the slot; returns it as the companion, or closes it and returns -1."""
+def fill_slot(engine: Engine, slot: int, fd: int) -> int:
+    """Moves the file of ``fd`` into the slot and returns -1; or ``fd``, where that is no use."""
+    if not capabilities().install:
+        return fd
     try:
         engine.ring.register_files_update(slot, [fd])
-    except BaseException:
+    finally:
         os.close(fd)
-        raise
-    if keep:
-        return fd
-    os.close(fd)
     return -1

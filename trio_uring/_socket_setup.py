@@ -19,6 +19,7 @@ from ._prep import (
     prep_cmd_sock,
     prep_connect,
     prep_listen,
+    prep_shutdown,
 )
 from ._sockaddr import SockAddr
 from ._structs import int_array
@@ -34,6 +35,9 @@ _F_BUFFER = 1
 _SETSOCKOPT = 3
 _BROKEN = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
 _STREAMS = (stdlib_socket.SOCK_STREAM, stdlib_socket.SOCK_SEQPACKET)
+
+
+_FIXED_FILE = 1
 
 
 class SocketSetup(FixedFile):
@@ -55,6 +59,17 @@ class SocketSetup(FixedFile):
         self._waiting_for_slot: set[Callable[[], None]] = set()
         # Bytes that a multishot receive had taken when it was ended.
         self._received: deque[bytes] = deque()
+
+    async def _empty(self, slot: int) -> None:
+        if self._sole_owner and self._companion < 0 and capabilities().lets_go_late:
+            # Else the peer sees the end when the kernel lets go of the file, which can be late.
+            try:
+                await self._engine.perform(
+                    prep_shutdown, slot, stdlib_socket.SHUT_RDWR, flags=_FIXED_FILE
+                )
+            except OSError:
+                pass  # not connected, or gone
+        await super()._empty(slot)
 
     def _end_waits(self) -> None:
         for end in list(self._waiting_for_slot):
