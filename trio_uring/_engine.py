@@ -70,6 +70,7 @@ class Engine:
         self.pool: list[Operation] = []
         # KERNEL OWNS what these records pin; if the ring cannot be drained they are kept for ever.
         self.ring.hold("engine", self.records)
+        self.ring.on_fork = self._close_companions
         self._free_indices: list[int] = []
         self._generation = 0
         self._cancels: list[int] = []
@@ -234,7 +235,11 @@ class Engine:
             return
         self._cancels.append(record.user_data)
         if self.driver.submits_cancels_at_once:
-            self.flush_now()
+            try:
+                self.flush_now()
+            except (SubmissionQueueFull, OSError):
+                # Trio does not survive an exception here; the next pass tries again, and tells.
+                self.driver.wake()
 
     def cancel_operations_of(self, file: Any) -> None:
         """For a handle that is being closed: its waiters get `trio.ClosedResourceError`."""
@@ -468,6 +473,11 @@ class Engine:
             # A peer that does not read can hold back a notification for as long as it likes.
             only_notifications = self.in_flight == self.notifications
             self.ring.close(0.1 if only_notifications and self.in_flight else DRAIN_TIMEOUT_S)
+
+    def _close_companions(self) -> None:
+        for reference in self.files.values():
+            if (file := reference()) is not None and file._companion >= 0:
+                file._close_companion()
 
     def _close_files(self) -> None:
         """The ring takes the table with it; what remains are companions, and complaints."""

@@ -12,6 +12,8 @@ from ._queue import U32
 from ._ring import Ring
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._sqe import Sqe
 
 # Tried in this order; EINVAL means that the kernel knows fewer. DEFER_TASKRUN: completions are
@@ -29,6 +31,9 @@ SETUP_LADDER = (
 class EngineRing(Ring):
     """A ring whose operations are accounted for by an engine, not by pins."""
 
+    # Called in a forked child: descriptors of handles must not live on there.
+    on_fork: Callable[[], None] | None = None
+
     @classmethod
     def make(cls, sq_entries: int, cq_entries: int) -> EngineRing:
         """A ring with the best flags that the kernel knows."""
@@ -39,6 +44,11 @@ class EngineRing(Ring):
                 if exc.errno != errno.EINVAL or not flags:
                     raise
         raise AssertionError("unreachable")
+
+    def _abandon_in_child(self) -> None:
+        super()._abandon_in_child()
+        if self.on_fork is not None:
+            self.on_fork()
 
     def hold(self, name: str, obj: object) -> None:
         """KERNEL OWNS memory of ``obj`` while anything is in flight; kept past close if need be."""

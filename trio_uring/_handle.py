@@ -217,6 +217,7 @@ class Handle(trio.abc.AsyncResource):
         ``FIXED_FD_INSTALL`` (6.8).
         """
         if self._companion >= 0:
+            self._engine.check_run()
             self._checked_slot()
             await trio.lowlevel.checkpoint()
             self._checked_slot()

@@ -49,6 +49,7 @@ class ReceivedData:
         self._entered = False
         self._ended = False
         self._busy = False
+        self._once = trio.CancelScope()
         # No shared buffer was left: the next chunk comes in memory of its own.
         self._starved = False
         # SEND_ZC came with 6.0, and so did multishot receive.
@@ -67,6 +68,7 @@ class ReceivedData:
     @enable_ki_protection
     async def __aexit__(self, *exc_info: object) -> None:
         self._ended = True
+        self._once.cancel()
         self._wake()  # another task, that is in __anext__
         if self._armed:
             self._engine.cancel(self)
@@ -115,10 +117,14 @@ class ReceivedData:
     async def _receive_once(self) -> bytes:
         """Where there is no multishot receive, or no buffer for it."""
         self.file._receiving = False
+        data = b""
         try:
-            data: bytes = await self.file.recv(65536)
+            with trio.CancelScope() as self._once:
+                data = await self.file.recv(65536)
         finally:
             self.file._receiving = True
+        if self._once.cancelled_caught:
+            raise trio.ClosedResourceError("the async with block has ended")
         if not data:
             self._end = 0
             raise StopAsyncIteration

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ._capabilities import capabilities
 from ._current import adopt, engine_if_any
 from ._options import RingOptions
 from ._probe import BEHAVIOURS, probe
@@ -76,6 +77,8 @@ def used_slots() -> dict[int, str]:
 
 
 def _files_in_table(engine: Engine) -> dict[int, str]:
+    if not capabilities().install:
+        return _ordinary_files(engine)
     found: dict[int, str] = {}
     in_files = False
     with open(f"/proc/self/fdinfo/{engine.ring.fd}") as lines:
@@ -86,6 +89,12 @@ def _files_in_table(engine: Engine) -> dict[int, str]:
             elif in_files and slot[2] != _EMPTY:
                 found[int(slot[1])] = slot[2]
     return found
+
+
+def _ordinary_files(engine: Engine) -> dict[int, str]:
+    """Before 6.8: the ordinary descriptors that files are in, by the slots counted for them."""
+    handles = ((slot, ref()) for slot, ref in engine.files.items())
+    return {slot: f"fd {handle._number}" for slot, handle in handles if handle is not None}
 
 
 def assert_nothing_left() -> None:
