@@ -291,19 +291,41 @@ os._exit(0)  # Trio itself complains of what the crash has left
     assert run_python(program, str(rounds(10, 300))).stdout == "True 4\n" * rounds(10, 300)
 
 
+def test_row_46_a_table_is_dropped_only_when_nothing_is_in_flight_on_it() -> None:
+    """Row 46: operations of a crashed run end before its table goes: the peer sees the end."""
+    program = """
+import os, trio, trio_uring, warnings
+from engine_help import passes, socket_pair
+warnings.simplefilter("ignore")
+peers = []
+async def main():
+    async with socket_pair() as (sock, peer), trio.open_nursery() as nursery:
+        peers.append(peer.dup())
+        nursery.start_soon(sock.recv, 10)
+        nursery.start_soon(sock.poll, 2)
+        await passes(2)
+        trio.lowlevel.current_task()._runner.clock = None
+        await trio.sleep_forever()
+try:
+    trio.run(main)
+except trio.TrioInternalError:
+    print(peers[0].recv(10), flush=True)
+os._exit(0)
+"""
+    assert run_python(program).stdout == "b''\n"
+
+
 def test_row_73_a_crash_with_an_operation_that_cannot_be_cancelled_waits_for_it() -> None:
     """Row 73: the end of a crashed run drains what is in flight before it lets the buffers go."""
     program = """
 import os, trio, trio_uring, warnings
-from engine_help import SlowRead, big_file
+from engine_help import a_running_read, big_file
 warnings.simplefilter("ignore")
 async def main():
     with big_file() as fd:
         file = await trio_uring.register(fd)
         async with trio.open_nursery() as nursery:
-            read = SlowRead(file)
-            nursery.start_soon(read.run)
-            await read.begun()
+            await a_running_read(file, nursery.start_soon)
             trio.lowlevel.current_task()._runner.clock = None
 try:
     trio.run(main)

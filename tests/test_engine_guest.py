@@ -242,7 +242,7 @@ asyncio.run(host())
 with contextlib.suppress(BrokenPipeError):
     peers[0].send(b"wake")
 gc.collect()
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 5
 while rings[0].fd != -1 and time.monotonic() < deadline:
     time.sleep(0.01)
 with contextlib.suppress(BrokenPipeError):
@@ -266,6 +266,7 @@ def test_an_abandoned_guest_run_closes_its_ring_and_lets_go() -> None:
 
 def test_row_1_a_guest_run_abandoned_in_its_sleep_keeps_its_buffers() -> None:
     """Row 1: Trio's worker thread ends the run, may not drain the ring, and keeps the buffers."""
-    free = f"free -1 {bytes(9)!r}\n"
-    # Where there is no SINGLE_ISSUER, any thread may drain.
-    assert run_python(ABANDONED, "asleep").stdout in ("locked -1\n", free)
+    out = run_python(ABANDONED, "asleep").stdout
+    # Where there is no SINGLE_ISSUER, any thread may drain. The hosted driver is not told of such
+    # an end: its ring stays open.
+    assert out.startswith("locked ") or out == f"free -1 {bytes(9)!r}\n"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from engine_help import WAIT_S, SlowRead, big_file, engine, passes, rounds, socket_pair
+from engine_help import WAIT_S, a_running_read, big_file, engine, passes, rounds, socket_pair
 
 import trio_uring
 from trio_uring import RingOptions
@@ -29,7 +29,7 @@ from trio_uring.testing import (
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from trio_uring import FixedFile, RingStatistics
 
@@ -171,11 +171,10 @@ async def test_row_13_what_the_cancel_request_answers_decides_nothing() -> None:
     # Too late: it has begun, and cannot be interrupted.
     with big_file() as fd:
         async with await trio_uring.register(fd) as file:
-            read = SlowRead(file)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(cancel_when_begun, read, scope)
-                    assert await read.run() > 0
+                    await a_running_read(file, nursery.start_soon)
+                    scope.cancel()
     assert statistics().cancels_sent >= 1
     assert statistics().late_completions == 0
 
@@ -186,24 +185,24 @@ async def send_and_cancel(peer: socket.socket, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def cancel_when_begun(read: SlowRead, scope: trio.CancelScope) -> None:
-    await read.begun()
-    scope.cancel()
-
-
 async def test_row_14_an_operation_that_cannot_be_cancelled_returns_its_result() -> None:
     """Row 14: a file read that has begun returns its bytes; Cancelled comes at the next await."""
+    results: list[object] = []
+    scope = trio.CancelScope()
+
+    async def read_in_scope(run: Callable[[], Awaitable[object]]) -> None:
+        with scope:
+            results.append(await run())
+            await trio.sleep_forever()
+
     with big_file() as fd:
-        async with await trio_uring.register(fd) as file:
-            read = SlowRead(file)
-            returned = 0
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(cancel_when_begun, read, scope)
-                    returned = await read.run()
-                    await trio.sleep_forever()
-            assert returned > 0
-            assert scope.cancelled_caught
+        async with await trio_uring.register(fd) as file, trio.open_nursery() as nursery:
+            await a_running_read(file, lambda run: nursery.start_soon(read_in_scope, run))
+            before = len(results)
+            scope.cancel()
+    assert len(results) == before + 1
+    assert results[-1]
+    assert scope.cancelled_caught
 
 
 async def test_row_16_an_abort_prepares_nothing_that_could_fail(

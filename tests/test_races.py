@@ -111,7 +111,7 @@ async def nothing_more(before: dict[int, str]) -> AsyncIterator[None]:
 async def test_an_open_that_is_cancelled_leaves_no_slot(
     options: RingOptions, tmp_path: Path
 ) -> None:
-    """open_direct racing a cancel returns a file that works, or leaves nothing."""
+    """Row 12: open_direct racing a cancel returns a file that works, or leaves nothing."""
     adopt_ring(options)
     path = tmp_path / "file"
     path.write_bytes(b"content")
@@ -165,7 +165,7 @@ async def test_a_socket_that_is_cancelled_leaves_no_slot(options: RingOptions) -
 async def test_an_accept_that_is_cancelled_loses_no_client(
     options: RingOptions, client_first: bool
 ) -> None:
-    """A client that races a cancel is accepted, or still in the backlog and accepted next."""
+    """Row 11: a client that races a cancel is accepted, or stays in the backlog and comes next."""
     adopt_ring(options)
     race = Race()
     async with unix_listener() as (listener, address), nothing_more(used_slots()):
@@ -200,7 +200,7 @@ async def test_an_accept_that_is_cancelled_loses_no_client(
 async def test_a_recv_that_is_cancelled_loses_no_byte(
     options: RingOptions, data_first: bool
 ) -> None:
-    """Data that race a cancel are returned, or still there for the next receive, in order."""
+    """Row 10: data that race a cancel are returned, or there for the next receive, in order."""
     await race_for_bytes(options, data_first, lambda sock: sock.recv(64))
 
 

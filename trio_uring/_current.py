@@ -13,10 +13,10 @@ import trio
 from . import _adopted, _hosted
 from ._engine_ring import EngineRing
 from ._options import RingOptions
+from ._statistics import RingStatistics, statistics_of
 
 if TYPE_CHECKING:
     from ._engine import Engine
-    from ._statistics import RingStatistics
 
 _engine: trio.lowlevel.RunVar[Engine | None] = trio.lowlevel.RunVar("trio_uring engine")
 
@@ -91,4 +91,4 @@ def current_statistics() -> RingStatistics:
     Raises:
         RuntimeError: not in a Trio run.
     """
-    return current_engine().statistics()
+    return statistics_of(current_engine())

@@ -31,6 +31,8 @@ from ._prep import prep_openat, prep_openat_direct, prep_socket_direct
 from ._slots import fill_slot, reserve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._buffers import Path
     from ._engine import Engine
 
@@ -67,9 +69,10 @@ async def open_direct(
         if capabilities().install:
             # K15: with O_CLOEXEC the kernel refuses a slot.
             flags &= ~os.O_CLOEXEC
-            await _open_into(engine, at, address, flags, mode, taken, pin)
+            await _open(engine, prep_openat_direct, at, address, flags, mode, taken, pin=pin)
             return FixedFile(engine, taken)
-        fd = await engine.perform(prep_openat, at, address, flags | os.O_CLOEXEC, mode, pins=pin)
+        flags |= os.O_CLOEXEC
+        fd = await _open(engine, prep_openat, at, address, flags, mode, pin=pin)
         return FixedFile(engine, taken, fill_slot(engine, taken, fd))
     except OSError as exc:
         engine.release_slot(taken)
@@ -80,27 +83,24 @@ async def open_direct(
         raise
 
 
-async def _open_into(
-    engine: Engine, at: int, address: int, flags: int, mode: int, slot: int, pin: Any
-) -> None:
+async def _open(
+    engine: Engine,
+    prep: Callable[..., None],
+    at: int,
+    address: int,
+    flags: int,
+    *mode_and_slot: int,
+    pin: Any,
+) -> int:
+    args = (at, address, flags, *mode_and_slot)
     try:
-        await engine.perform(prep_openat_direct, at, address, flags, mode, slot, pins=pin)
+        return await engine.perform(prep, *args, pins=pin)
     except OSError as exc:
         # io_uring tries with O_NONBLOCK first, and a FIFO without a reader answers that with ENXIO.
         # A worker thread opens it as it was asked to, and waits.
         if exc.errno != errno.ENXIO or not flags & os.O_WRONLY or flags & os.O_NONBLOCK:
             raise
-        await engine.perform(
-            prep_openat_direct,
-            at,
-            address,
-            flags,
-            mode,
-            slot,
-            pins=pin,
-            bounded=False,
-            flags=_ASYNC,
-        )
+        return await engine.perform(prep, *args, pins=pin, bounded=False, flags=_ASYNC)
 
 
 @enable_ki_protection

@@ -30,7 +30,6 @@ from ._operation import (
 )
 from ._prep import prep_cancel, prep_nop
 from ._shared_buffers import SharedBuffers
-from ._statistics import RingStatistics
 
 if TYPE_CHECKING:
     import weakref
@@ -466,6 +465,7 @@ class Engine:
         if self.closed:
             return
         self.closed = True
+        self.ring.on_fork = None
         try:
             if self.pid == os.getpid():
                 self._close_files()
@@ -488,22 +488,3 @@ class Engine:
         for reference in list(self.files.values()):
             if (file := reference()) is not None:
                 file._abandoned_by_run()
-
-    def statistics(self) -> RingStatistics:
-        """See `current_statistics`."""
-        table = self._table
-        return RingStatistics(
-            driver=self.driver.name,
-            operations_in_flight=self.in_flight,
-            submitted=self._flushed,
-            completed=self.completed,
-            enters=self.ring.enters,
-            queue_full_count=self.queue_full_count,
-            overflow_count=self.overflow_count,
-            cancels_sent=self.cancels_sent,
-            late_completions=self.late_completions,
-            slots_used=table.used_count if table else 0,
-            slots_free=table.free_count if table else self.options.slots_max,
-            slots_quarantined=table.quarantined_count if table else 0,
-            buffers_lent=self.buffers.lent if self.buffers else 0,
-        )

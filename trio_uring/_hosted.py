@@ -64,6 +64,8 @@ class HostedDriver(trio.abc.Instrument):
         try:
             if not self._waits:
                 self._begin_to_wait()
+            if self._system_tasks_end and self._waker is None and self.engine.in_flight:
+                self._waker = _Waker(self._token, self._eventfd)
             self.engine.submit()
             # The kernel signals a completion once; the system task may have read that already.
             if self.engine.has_news():
@@ -134,8 +136,6 @@ class HostedDriver(trio.abc.Instrument):
             raise RuntimeError("this handle belongs to another Trio run")
         if self._failure is not None:
             raise self._failure
-        if self._system_tasks_end and self._waker is None:
-            self._waker = _Waker(self._token, self._eventfd)
         return task
 
     def operation_began(self) -> None:

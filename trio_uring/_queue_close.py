@@ -104,7 +104,8 @@ def _cancel_by_register(ring: RingQueues, flags: int) -> bool:
     """
     arg = ffi.new("char[]", SYNC_CANCEL.pack(0, -1, flags, 0, 0, 0))
     rc = lib.tu_register(ring._ring, RegisterOp.SYNC_CANCEL, arg, 1)
-    return rc not in (-errno.EINVAL, -errno.EACCES)
+    # EINVAL: an older kernel; EACCES: a restriction of the ring; EPERM, ENOSYS: a seccomp filter.
+    return rc >= 0 or rc in (-errno.ENOENT, -errno.EALREADY, -errno.ETIME, -errno.EINTR)
 
 
 def _prepare_requests(ring: RingQueues, targets: Iterable[tuple[int, int]]) -> None:

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
+
+if TYPE_CHECKING:
+    from ._engine import Engine
 
 
 @attrs.frozen(kw_only=True)
@@ -35,3 +40,23 @@ class RingStatistics:
     """Slots that were closed while an operation in flight still named them."""
     buffers_lent: int
     """Provided buffers that hold data nobody has copied out yet."""
+
+
+def statistics_of(engine: Engine) -> RingStatistics:
+    """What the engine's ring is doing."""
+    table = engine._table
+    return RingStatistics(
+        driver=engine.driver.name,
+        operations_in_flight=engine.in_flight,
+        submitted=engine._flushed,
+        completed=engine.completed,
+        enters=engine.ring.enters,
+        queue_full_count=engine.queue_full_count,
+        overflow_count=engine.overflow_count,
+        cancels_sent=engine.cancels_sent,
+        late_completions=engine.late_completions,
+        slots_used=table.used_count if table else 0,
+        slots_free=table.free_count if table else engine.options.slots_max,
+        slots_quarantined=table.quarantined_count if table else 0,
+        buffers_lent=engine.buffers.lent if engine.buffers else 0,
+    )

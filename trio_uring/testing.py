@@ -24,6 +24,7 @@ from ._capabilities import capabilities
 from ._current import adopt, engine_if_any
 from ._options import RingOptions
 from ._probe import BEHAVIOURS, probe
+from ._statistics import statistics_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -113,7 +114,7 @@ def assert_nothing_left() -> None:
 
 
 def _left(engine: Engine) -> list[str]:
-    statistics = engine.statistics()
+    statistics = statistics_of(engine)
     counted = {
         "operations in flight": statistics.operations_in_flight,
         "slots used": statistics.slots_used,
