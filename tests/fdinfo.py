@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trio_uring.lowlevel import Ring
 
-_SLOT = re.compile(r"^\s*(\d+): (.+)$")
+_SLOT = re.compile(r"^\s*(\d+): (.*)$")  # up to 6.12 the name of a pipe is empty
 EMPTY = "<none>"
 
 

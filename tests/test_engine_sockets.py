@@ -17,6 +17,7 @@ from engine_help import WAIT_S, connect, engine, listen, passes, rounds, socket_
 
 import trio_uring
 from trio_uring import RingOptions
+from trio_uring._capabilities import capabilities
 from trio_uring._prep import prep_close_direct
 from trio_uring._recv_multishot import CHUNKS_MAX
 from trio_uring.lowlevel import Op, Sqe
@@ -144,9 +145,10 @@ async def test_row_39_a_slot_is_closed_by_its_index_and_without_the_fixed_file_f
     file = await trio_uring.open_direct("/dev/zero")
     slot = file.slot
     await file.aclose()
-    with pytest.raises(OSError, match=os.strerror(errno.EBADF)) as failure:
+    with pytest.raises(OSError, match="Errno") as failure:
         await engine().perform(prep_close_direct, slot)
-    assert failure.value.errno == errno.EBADF
+    # Where files stay in ordinary descriptors the ring has no table.
+    assert failure.value.errno == (errno.EBADF if capabilities().install else errno.ENXIO)
 
 
 async def test_row_41_cloexec_changes_nothing(tmp_path: Path) -> None:
@@ -392,8 +394,12 @@ async def test_a_thousand_idle_receives_pin_no_buffer() -> None:
             client.close()
 
 
-async def test_leaving_the_block_ends_a_reader_in_another_task() -> None:
-    """A task in __anext__ of a multishot whose block ends raises ClosedResourceError, no hang."""
+@pytest.mark.parametrize("one_by_one", [False, True])
+async def test_leaving_the_block_ends_a_reader_in_another_task(one_by_one: bool) -> None:
+    """A task in __anext__ of a multishot whose block ends raises ClosedResourceError, no hang.
+
+    Also where each chunk is a receive of its own: before 6.0, or with all shared buffers lent.
+    """
     async with socket_pair() as (sock, peer), unix_listener() as (listener, _):
 
         async def next_of(iterator: object) -> None:
@@ -403,17 +409,20 @@ async def test_leaving_the_block_ends_a_reader_in_another_task() -> None:
         with trio.fail_after(WAIT_S):
             async with trio.open_nursery() as nursery:
                 async with sock.recv_multishot() as received:
+                    received._supported &= not one_by_one
                     nursery.start_soon(next_of, received)
                     await trio.testing.wait_all_tasks_blocked()
                 async with listener.accept_direct_multishot() as connections:
                     nursery.start_soon(next_of, connections)
                     await trio.testing.wait_all_tasks_blocked()
-        peer.send(b"x")
-        assert await sock.recv(1) == b"x"
+        peer.send(b"y")
+        assert await sock.recv(1) == b"y"
 
 
 async def test_a_close_ends_a_multishot_after_what_it_has_taken() -> None:
     """Bytes that a multishot receive took are delivered before the ClosedResourceError."""
+    if Op.SEND_ZC not in capabilities().ops:
+        pytest.skip("before 6.0 nothing is received ahead")
     async with socket_pair() as (sock, peer), sock.recv_multishot() as received:
         peer.send(b"one")
         assert await received.__anext__() == b"one"

@@ -72,9 +72,9 @@ class ReceivedData:
         self._wake()  # another task, that is in __anext__
         if self._armed:
             self._engine.cancel(self)
-            with trio.CancelScope(shield=True):
-                while self._armed:
-                    await self._wait()
+        with trio.CancelScope(shield=True):
+            while self._armed or self._busy:
+                await self._wait()
         socket = self.file
         socket._received.extend(self._chunks)
         socket._receiving = False
@@ -96,6 +96,8 @@ class ReceivedData:
             return await self._next()
         finally:
             self._busy = False
+            if self._ended:
+                self._wake()  # the task that leaves the block
 
     async def _next(self) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -50,7 +50,7 @@ TINY_RING = RingOptions(
 )
 """Queues, table and buffers that are full as soon as two operations meet."""
 
-_SLOT = re.compile(r"^\s*(\d+): (.+)$")
+_SLOT = re.compile(r"^\s*(\d+): (.*)$")  # up to 6.12 the name of a pipe is empty
 _EMPTY = "<none>"
 
 
