@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import trio_uring
 
-# Shells without job control start what runs in the background with SIGINT ignored, which is inherited.
+# A shell without job control starts what runs in the background with SIGINT ignored.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
