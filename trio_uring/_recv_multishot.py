@@ -96,8 +96,7 @@ class ReceivedData:
             return await self._next()
         finally:
             self._busy = False
-            if self._ended:
-                self._wake()  # the task that leaves the block
+            self._wake()  # the task that leaves the block, if one does
 
     async def _next(self) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
