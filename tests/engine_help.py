@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,6 +155,18 @@ async def a_running_read(
         if await read.runs():
             return read
     raise AssertionError("all reads ended before anybody saw that they ran")
+
+
+class Asleep(trio.abc.Instrument):
+    """Knows when the loop is about to sleep."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Trio's word that it waits."""
+        if timeout > 0:
+            self.event.set()
 
 
 def python_command(program: str, *args: str) -> list[str]:

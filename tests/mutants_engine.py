@@ -49,8 +49,8 @@ MUTANTS = [
     Mutant(
         "ring_closes_without_draining",
         "_engine.py",
-        "self.ring.close(DRAIN_TIMEOUT_S)",
-        "self.ring.close(0)",
+        "else DRAIN_TIMEOUT_S)",
+        "else 0)",
         ("test_promises.py::promise_1_a_ring_that_waits",),
     ),
     # Promise 2
@@ -152,8 +152,8 @@ MUTANTS = [
     ),
     Mutant(
         "a_dropped_slot_is_slept_over",
-        "_engine.py",
-        "self._stash.append((IGNORED_ID, 0, 0))",
+        "_handle.py",
+        "engine.token.run_sync_soon(int)",
         "pass",
         ("test_slots.py::dropped_handle",),
     ),
@@ -190,8 +190,8 @@ MUTANTS = [
     Mutant(
         "a_broken_stream_heals",
         "_socket_setup.py",
-        "                self._broken = exc",
-        "                pass",
+        "            self._receive_lost = exc",
+        "            pass",
         ("test_engine_sockets.py::row_50",),
     ),
     # Promise 8

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from engine_help import WAIT_S, a_running_read, big_file, engine, passes, rounds, socket_pair
+from engine_help import (
+    WAIT_S,
+    Asleep,
+    a_running_read,
+    big_file,
+    engine,
+    passes,
+    rounds,
+    socket_pair,
+)
 
 import trio_uring
 from trio_uring import RingOptions
@@ -323,18 +332,6 @@ def assert_no_operation() -> None:
 
 
 # -- waking ----------------------------------------------------------------------------------
-
-
-class Asleep(trio.abc.Instrument):
-    """Knows when the loop is about to sleep."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def before_io_wait(self, timeout: float) -> None:
-        """Trio's word that it waits."""
-        if timeout > 0:
-            self.event.set()
 
 
 async def test_row_28_a_loop_that_sleeps_wakes_for_a_completion() -> None:

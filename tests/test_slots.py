@@ -7,12 +7,13 @@ import errno
 import gc
 import os
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
-from engine_help import WAIT_S, connect, engine, listen, passes, socket_pair, unix_listener
+from engine_help import WAIT_S, Asleep, connect, engine, listen, passes, socket_pair, unix_listener
 
 import trio_uring
 from trio_uring import RingOptions, SlotsExhausted
@@ -453,6 +454,26 @@ async def test_a_dropped_handle_gives_its_slot_to_who_waits(path: Path) -> None:
             gc.collect()
         with trio.fail_after(WAIT_S):
             await got.wait()
+
+
+async def test_a_handle_dropped_in_another_thread_gives_its_slot_to_who_waits(path: Path) -> None:
+    """Also when the collector runs in a thread that is not Trio's, while the loop sleeps."""
+    adopt_ring(RingOptions(slots_max=1))
+    held: list[FixedFile] = [await trio_uring.open_direct(path)]
+    asleep = Asleep()
+    trio.lowlevel.add_instrument(asleep)
+
+    def drop() -> None:
+        asleep.event.wait(WAIT_S)
+        held.clear()
+
+    thread = threading.Thread(target=drop)
+    with pytest.warns(ResourceWarning, match=r"test_slots\.py"), trio.fail_after(WAIT_S):
+        thread.start()
+        async with await trio_uring.open_direct(path):
+            pass
+    thread.join()
+    trio.lowlevel.remove_instrument(asleep)
 
 
 # -- named slots -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from outcome import Error
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import current_trio_token, enable_ki_protection
 
 from ._capabilities import capabilities, require_direct_descriptors
 from ._errors import SubmissionQueueFull
@@ -61,6 +61,7 @@ class Engine:
         self.reschedule = driver.reschedule
         self._current_task = driver.current_task
         self.ring = ring
+        self.token = current_trio_token()
         self.pid = os.getpid()
         self.closed = False
 
@@ -272,8 +273,6 @@ class Engine:
         """
         self._give_up()
         deadline = 0
-        if self.reclaim:
-            self._stash.append((IGNORED_ID, 0, 0))  # a pass with something to do is not idle
         if timeout_ns:
             if self._stash:
                 timeout_ns = 0
@@ -309,7 +308,7 @@ class Engine:
 
     def has_news(self) -> bool:
         """The next `dispatch` has something to do: a loop that sleeps elsewhere must not."""
-        return bool(self._stash or self.reclaim) or self.ring.has_completions()
+        return bool(self._stash) or self.ring.has_completions()
 
     def _give_up(self) -> None:
         """What must reach the kernel before it is entered: cancels, buffers."""

@@ -197,13 +197,21 @@ class Handle(trio.abc.AsyncResource):
         slot = getattr(self, "_slot", -1)
         if slot < 0 or self._engine.closed:
             return
-        self._engine.reclaim.append((slot, self._companion))
+        engine = self._engine
+        engine.reclaim.append((slot, self._companion))
         self._slot = -1
-        _warn(
-            f"unclosed {type(self).__name__} (slot {slot}) opened at {self._opened_at}",
-            ResourceWarning,
-            stacklevel=2,
-        )
+        try:
+            _warn(
+                f"unclosed {type(self).__name__} (slot {slot}) opened at {self._opened_at}",
+                ResourceWarning,
+                stacklevel=2,
+            )
+        finally:
+            try:
+                # The loop may sleep, and somebody wait for the slot. Trio's finalizers do so too.
+                engine.token.run_sync_soon(int)
+            except RuntimeError:  # the run is over
+                pass
 
     def move_to(self, scope: FileScope) -> Self:
         """Gives the file to another scope; the one that owned it forgets it at once."""
