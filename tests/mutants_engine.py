@@ -155,7 +155,7 @@ MUTANTS = [
         "_handle.py",
         "engine.token.run_sync_soon(int)",
         "pass",
-        ("test_slots.py::dropped_handle",),
+        ("test_slots.py::dropped",),
     ),
     # Promise 6
     Mutant(
