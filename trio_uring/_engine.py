@@ -271,7 +271,7 @@ class Engine:
 
         One system call at the most. An empty list: the time is over.
         """
-        self._give_up()
+        self._hand_over()
         deadline = 0
         if timeout_ns:
             if self._stash:
@@ -296,7 +296,7 @@ class Engine:
 
     def submit(self) -> None:
         """Submits what is prepared, for a driver whose loop sleeps elsewhere."""
-        self._give_up()
+        self._hand_over()
         code = self.ring.submit_now()
         self._flushed = self.ring.tail
         if code < 0 and code not in _TRY_AGAIN:
@@ -310,7 +310,7 @@ class Engine:
         """The next `dispatch` has something to do: a loop that sleeps elsewhere must not."""
         return bool(self._stash) or self.ring.has_completions()
 
-    def _give_up(self) -> None:
+    def _hand_over(self) -> None:
         """What must reach the kernel before it is entered: cancels, buffers."""
         if self._cancels:
             self._write_cancels()

@@ -227,6 +227,7 @@ class FixedFile(Handle):
         ``offset`` and ``target_offset`` must be None for a pipe. Returns how many bytes moved, 0 at
         the end. splice(2).
         """
+        target._engine.check_run()  # its slot number means nothing in another ring's table
         return await self._engine.perform_on(
             _Pair(target, self),
             _prep_splice_from,
@@ -267,6 +268,8 @@ class _Pair:
     def _checked_number(self) -> int:
         return self.members[0]._checked_number()
 
+    # The engine says ``file._in_flight += 1``, as a method would cost too much on the hot path:
+    # this is read as 0, so that what is set is what was added.
     @property
     def _in_flight(self) -> int:
         return 0

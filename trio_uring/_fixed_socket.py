@@ -17,6 +17,7 @@ from ._capabilities import capabilities
 from ._fixed_file import _length, new_buffer
 from ._lib import address_of, ffi
 from ._msghdr import Msghdr
+from ._operation import BUFFER_SELECT, F_BUFFER
 from ._prep import (
     prep_accept,
     prep_accept_direct,
@@ -29,21 +30,12 @@ from ._prep import (
 )
 from ._recv_multishot import ReceivedData
 from ._slots import fill_slot, reserve
-from ._socket_setup import SocketSetup
+from ._socket_setup import _STREAMS, SocketSetup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ._buffers import ReadableBuffer, WritableBuffer
-
-_BUFFER_SELECT = 1 << 5
-_F_BUFFER = 1
-_SETSOCKOPT = 3
-# The connection is gone; a later receive would answer 0, which looks like an orderly end.
-_BROKEN = frozenset(
-    {errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN}
-)
-_STREAMS = (stdlib_socket.SOCK_STREAM, stdlib_socket.SOCK_SEQPACKET)
 
 
 class FixedSocket(SocketSetup):
@@ -122,13 +114,13 @@ class FixedSocket(SocketSetup):
                 if buffers is not None:
                     try:
                         count = await self._engine.perform_on(
-                            self, prep_recv, 0, bufsize, 0, bounded=False, flags=_BUFFER_SELECT
+                            self, prep_recv, 0, bufsize, 0, bounded=False, flags=BUFFER_SELECT
                         )
                     except OSError as exc:
                         if exc.errno != errno.ENOBUFS:
                             raise
                     else:
-                        if not self._engine.flags & _F_BUFFER:
+                        if not self._engine.flags & F_BUFFER:
                             return b""
                         return buffers.take(self._engine.flags, count)
             buffer: Any = new_buffer("char[]", max(bufsize, 1))

@@ -84,8 +84,11 @@ class HostedDriver(trio.abc.Instrument):
         """The run is over."""
         if self._waker is not None:
             self._waker.end()
-        self.engine.close()
-        os.close(self._eventfd)
+        try:
+            self.engine.close()
+        finally:
+            eventfd, self._eventfd = self._eventfd, -1
+            os.close(eventfd)
 
     def _begin_to_wait(self) -> None:
         """Starts the system task; a run that only begins has no nursery for it yet."""

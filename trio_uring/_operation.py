@@ -49,6 +49,7 @@ INTERRUPTED = frozenset({-errno.EINTR, -512, -513, -514, -516})
 CANCELLED = INTERRUPTED | {-errno.ECANCELED}
 F_MORE = 2  # CqeFlag.MORE
 F_BUFFER = 1  # CqeFlag.BUFFER
+BUFFER_SELECT = 1 << 5  # SqeFlag
 
 # user_data of what no task waits for: records below this index are the engine's own.
 IGNORED_ID = 0
