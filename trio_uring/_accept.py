@@ -54,6 +54,9 @@ class _Accept:
     """One accept in flight, with the slot that it fills."""
 
     __slots__ = ("closing", "connections", "file", "slot", "user_data")
+    task = None
+    in_flight = True
+    bounded = False
 
     def __init__(self, connections: AcceptedConnections, slot: int) -> None:
         self.connections = connections
@@ -181,14 +184,12 @@ class AcceptedConnections:
             prep_accept_direct(sqe, number, 0, 0, 0, slot, accept.user_data, listener._fixed)
         else:
             prep_accept(sqe, number, 0, 0, _SOCK_CLOEXEC, accept.user_data, listener._fixed)
-        engine.in_flight += 1
         listener._in_flight += 1
         self._accepts.add(accept)
 
     def _accept_ended(self, accept: _Accept, res: int) -> None:
         """The CQE of one accept."""
         engine = self._engine
-        engine.in_flight -= 1
         engine.remove_record(accept)
         self._accepts.discard(accept)
         if res >= 0:

@@ -31,6 +31,11 @@ CHUNKS_MAX = 16
 class ReceivedData:
     """``async with`` and ``async for`` over what a socket receives, chunk by chunk."""
 
+    # As a record of the engine, which has it while it is armed.
+    task = None
+    in_flight = True
+    bounded = False
+
     def __init__(self, socket: FixedSocket) -> None:
         self.file: Any = socket
         self.closing = False
@@ -145,7 +150,6 @@ class ReceivedData:
         sqe = engine.own_sqe()
         engine.add_record(self)
         prep_recv_multishot(sqe, number, 0, 0, 0, self.user_data, BUFFER_SELECT | socket._fixed)
-        engine.in_flight += 1
         socket._in_flight += 1
         self._armed = True
         self._cancelling = False
@@ -159,7 +163,6 @@ class ReceivedData:
                 self._chunks.append(data)
         if not flags & F_MORE:
             self._armed = False
-            engine.in_flight -= 1
             engine.remove_record(self)
             if res == 0:
                 self._end = 0
