@@ -33,7 +33,7 @@ from ._prep import prep_cancel, prep_nop
 from ._prep_entry import pack_any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ._driver import Driver
     from ._engine_ring import EngineRing
@@ -209,14 +209,13 @@ class Engine(EngineFiles):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    async def wait(self, operation: Operation) -> int:
+    def wait(self, operation: Operation) -> Awaitable[int]:
         """Sleeps until the operation has ended; its result, or what `Operation.unwrap` raises."""
-        result: int = await lowlevel.wait_task_rescheduled(operation.abort)
-        return result
+        return lowlevel.wait_task_rescheduled(operation.abort)  # noqa: ASYNC105
 
-    async def wait_prompt(self, operation: Operation) -> int:
+    def wait_prompt(self, operation: Operation) -> Awaitable[int]:
         """`wait` for one that mostly completes as it is submitted: a read of what is cached."""
-        return await self.wait(operation)
+        return self.wait(operation)
 
     @enable_ki_protection
     async def perform(

@@ -68,6 +68,7 @@ _RESCHEDULE_NAMES = frozenset(
         "_next_send_fn",
         "_runner",
         "append",
+        "call",
         "coro",
         "custom_sleep_data",
         "force_guest_tick_asap",
@@ -81,15 +82,16 @@ _RESCHEDULE_NAMES = frozenset(
 
 def recognises(runner: Any) -> bool:
     """Whether tasks and runs are built as this module expects."""
-    fields = {field.name for field in type(runner).__attrs_attrs__}
-    task_fields = {field.name for field in _run.Task.__attrs_attrs__}
-    used = set(type(runner).reschedule.__code__.co_names) - {"outcome", "call"}
     return (
-        fields >= _RUNNER_NAMES
-        and task_fields >= _TASK_NAMES
-        and used == _RESCHEDULE_NAMES
-        and [field.name for field in _Message.__attrs_attrs__] == ["abort_func"]
+        _fields(type(runner)) >= _RUNNER_NAMES
+        and _fields(_run.Task) >= _TASK_NAMES
+        and frozenset(type(runner).reschedule.__code__.co_names) == _RESCHEDULE_NAMES
+        and _fields(_Message) == {"abort_func"}
     )
+
+
+def _fields(attrs_class: Any) -> set[str]:
+    return {field.name for field in attrs_class.__attrs_attrs__}
 
 
 class HotEngine(Engine):
