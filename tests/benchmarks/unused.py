@@ -30,7 +30,10 @@ IMPORTS = {
     "and its handles": "import trio, trio_uring; trio_uring.run, trio_uring.open_direct",
 }
 MEMORY = """
-import gc, trio, trio_uring
+import gc
+import trio
+import trio_uring
+import trio_uring._current
 
 def proc():
     with open("/proc/self/status") as lines:
@@ -47,8 +50,6 @@ def proc():
     return found
 
 async def main():
-    trio_uring.run, trio_uring.open_direct
-    import trio_uring._current, trio_uring._adopted, trio_uring._engine
     gc.collect()
     proc()
     before = proc()
@@ -66,7 +67,7 @@ async def nothing() -> None:
 
 
 def in_turn(rounds: int, actions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Medians of how long each takes, in seconds."""
+    """How long each takes, in seconds: the median."""
     took: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):
         for name, action in actions.items():

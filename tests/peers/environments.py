@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import shutil
@@ -15,12 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from catalogue import Suite
 
 ROOT = Path(__file__).parents[2]
 _NOT_BUILT = (".*", "build", "dist", "docs", "tests", "*.so", "*.egg-info", "__pycache__")
 
 
+def newest_of(versions: Sequence[str]) -> str:
+    """The last of the versions that is there, else the last."""
+    return next((v for v in reversed(versions) if find_python(v)), versions[-1])
+
+
+@functools.cache
 def find_python(version: str) -> Path | None:
     """An interpreter of this version: the running one, one on the PATH, or one of pyenv's."""
     named = shutil.which(f"python{version}")

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import table
 from catalogue import BY_NAME, PYTHONS, QUICK, SUITES
-from environments import Workshop
+from environments import Workshop, newest_of
 from sessions import Command, Comparison, compare, differences
 
 if TYPE_CHECKING:
@@ -100,35 +100,34 @@ def main() -> int:
     """Runs what the command line says."""
     arguments = _arguments()
     names = arguments.suites or (QUICK if arguments.quick else [s.name for s in SUITES if s.once])
-    bad = False
+    results = []
     with ExitStack() as stack:
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         workshop = Workshop(work)
         for suite in (BY_NAME[name] for name in names):
-            for version in arguments.python or suite.pythons:
+            for version in arguments.python or suite.pythons or [newest_of(PYTHONS)]:
                 say(f"{suite.name}: {suite.peer} on {suite.trio}, Python {version}")
                 where = workshop.environment(suite, version)
                 if where is None:
                     say(f"  skipped: there is no Python {version} here")
                     continue
                 found = _compared(suite, where, arguments.driver, arguments.repeat)
-                bad |= _report(found)
+                results.append(_is_the_same(found))
                 if arguments.table:
-                    table.update(
-                        arguments.table, [_row(suite, where.version, found, arguments.repeat)]
-                    )
-    return bad
+                    row = _row(suite, where.version, found, arguments.repeat)
+                    table.update(arguments.table, [row])
+    return 0 if results and all(results) else 1
 
 
-def _report(found: Comparison) -> bool:
-    """Says what was found; whether that is bad."""
+def _is_the_same(found: Comparison) -> bool:
+    """Says what was found."""
     for test, how in found.flaky.items():
         say(f"  flaky: {test}: {how}")
     for complaint in found.complaints:
         say(f"  DIFFERS: {complaint}")
     if not found.complaints:
         say(f"  the same; {found.ring.runs_with_a_ring} runs had a ring")
-    return bool(found.complaints)
+    return not found.complaints
 
 
 if __name__ == "__main__":
