@@ -12,8 +12,6 @@ from sessions import Command, Comparison, Session, compare
 from table import COLUMNS, update
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import trio_uring
 
 pytestmark = pytest.mark.slow
@@ -71,8 +69,8 @@ def _compared(where: Path, tests: str, beginning: str = BEGINNING) -> Comparison
     (where / "test_suite.py").write_text(beginning + tests)
     command = Command(Path(sys.executable), where, (), (".",))
 
-    def run(ring: bool, tests: Sequence[str]) -> Session:
-        return command.run(ring=ring, tests=tests)
+    def run(ring: bool) -> Session:
+        return command.run(ring=ring)
 
     return compare(run)
 
@@ -100,7 +98,7 @@ def test_a_suite_that_ends_as_on_stock_trio_is_the_same(tmp_path: Path) -> None:
 
 
 def test_a_test_that_fails_on_the_ring_only_is_named(tmp_path: Path) -> None:
-    """It is run again, three times on both sides, and named with all outcomes."""
+    """All is run again, three times on both, and it is named with all its outcomes."""
     found = _compared(tmp_path, "\ndef test_no_ring():\n    assert not trio.run(ask)\n")
 
     assert found.differing == {

@@ -96,7 +96,7 @@ SUITES = (
             *("pytest>=9", "pytest-mock", "pytest-timeout", "hypothesis", "blockbuster"),
             *("psutil", "trustme", "truststore", "uvloop", "coverage[toml]", "exceptiongroup"),
         ),
-        ("-k", "trio"),
+        ("-k", "trio", "--collect-garbage"),
         ("tests",),
         sdist=True,
     ),

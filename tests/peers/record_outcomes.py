@@ -3,25 +3,39 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathlib import Path
+import pytest
 
-    import pytest
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 CRASHED = "crashed"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record-outcomes", metavar="FILE")
+    # What a test leaves to the garbage collector fails some later test, where warnings are errors:
+    # which one depends on how much others allocate.
+    parser.addoption("--collect-garbage", action="store_true")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     file = config.getoption("--record-outcomes")
     if file is not None:
         config.pluginmanager.register(_Recorder(file))
+    if config.getoption("--collect-garbage"):
+        config.pluginmanager.register(_Collector())
+
+
+class _Collector:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self) -> Iterator[None]:
+        yield
+        gc.collect()
 
 
 class _Recorder:

@@ -8,7 +8,8 @@
     python tests/peers/run.py --table docs/peers.csv   # writes the results down
 
 Each suite gets a virtual environment with the project at the version that ``catalogue.py`` names,
-its tests' needs, and this checkout. What differs is run again, up to three times on both sides.
+its tests' needs, and this checkout. A suite in which something differs is run again, up to three
+times on both.
 The status is 1 if a test that ends in one way on stock Trio always ends in another on the ring, or
 if no run of a suite had a ring.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import signal
 import sys
 import tempfile
 import time
@@ -31,8 +33,6 @@ from environments import Workshop, newest_of
 from sessions import Command, Comparison, compare, differences
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from catalogue import Suite
     from environments import Environment
     from sessions import Session
@@ -61,19 +61,18 @@ def _arguments() -> argparse.Namespace:
 def _compared(suite: Suite, where: Environment, driver: str, repeat: int) -> Comparison:
     command = Command(where.python, where.cwd, suite.options, suite.targets)
 
-    def run(ring: bool, tests: Sequence[str]) -> Session:
+    def run(ring: bool) -> Session:
         began = time.monotonic()
-        session = command.run(ring=ring, tests=tests, driver=driver)
-        what = f"{len(tests)} tests again" if tests else "all"
-        side = "ring " if ring else "stock"
-        say(f"  {side} {what}: {session.line} ({time.monotonic() - began:.0f} s)")
+        session = command.run(ring=ring, driver=driver)
+        side = "ring" if ring else "stock"
+        say(f"  {side}: {session.line} ({time.monotonic() - began:.0f} s)")
         if session.complaint:
             say(session.output[-5000:])
         return session
 
     found = compare(run)
     for _ in range(repeat - 1):
-        again = run(True, ())
+        again = run(True)
         for test in differences(found.ring.outcomes, again.outcomes):
             found.differing[test] = (
                 f"{found.ring.outcomes.get(test)}, then {again.outcomes.get(test)}"
@@ -99,6 +98,9 @@ def _row(suite: Suite, python: str, found: Comparison, repeat: int) -> table.Row
 def main() -> int:
     """Runs what the command line says."""
     arguments = _arguments()
+    # A shell without job control starts what runs in the background with SIGINT ignored, which the
+    # sessions would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     names = arguments.suites or (QUICK if arguments.quick else [s.name for s in SUITES if s.once])
     results = []
     with ExitStack() as stack:

@@ -68,8 +68,8 @@ class Command:
     options: Sequence[str]
     targets: Sequence[str]
 
-    def run(self, *, ring: bool, tests: Sequence[str] = (), driver: str = "adopted") -> Session:
-        """Runs all tests, or these."""
+    def run(self, *, ring: bool, driver: str = "adopted") -> Session:
+        """Runs all tests."""
         on_the_ring = ("-p", "trio_uring.testing", "--every-run-on-the-ring") if ring else ()
         with tempfile.TemporaryDirectory() as directory:
             recorded = Path(directory) / "outcomes"
@@ -77,12 +77,13 @@ class Command:
                 *("-q", "-p", "no:cacheprovider", f"--rootdir={self.cwd}"),
                 "--continue-on-collection-errors",
                 *("-o", f"faulthandler_timeout={TEST_S}"),
+                *("-o", "faulthandler_exit_on_timeout=true"),
                 *("-p", "record_outcomes", f"--record-outcomes={recorded}"),
             )
             status, output = _run(
                 [
                     *(str(self.python), "-m", "pytest", *options, *on_the_ring, *self.options),
-                    *(tests or self.targets),
+                    *self.targets,
                 ],
                 self.cwd,
                 {
@@ -123,7 +124,7 @@ class Comparison:
     differing: dict[str, str] = field(default_factory=dict)
     """Tests that end in one way on stock Trio and in another on the ring, each with both."""
     flaky: dict[str, str] = field(default_factory=dict)
-    """Tests that differed, and did not when they were run again."""
+    """Tests that differed, and at some time did not."""
 
     @property
     def complaints(self) -> list[str]:
@@ -134,29 +135,32 @@ class Comparison:
         return found if self.ring.runs_with_a_ring else [*found, "no run had a ring"]
 
 
-def compare(run: Callable[[bool, Sequence[str]], Session]) -> Comparison:
-    """Runs the suite on both; tests that differ are run again, to tell those that always do.
+def compare(run: Callable[[bool], Session]) -> Comparison:
+    """Runs the suite on both, and where they differ again, to tell tests that always do.
 
-    ``run`` is given whether to use the ring, and tests: none of them for all.
+    All tests again: what one of them left behind may be why another differs. ``run`` is given
+    whether to use the ring.
     """
-    stock, ring = run(False, ()), run(True, ())
+    stock, ring = run(False), run(True)
     found = Comparison(stock, ring)
-    seen = {
-        test: ([stock.outcomes.get(test, "absent")], [ring.outcomes.get(test, "absent")])
-        for test in sorted(differences(stock.outcomes, ring.outcomes))
+    seen: dict[str, tuple[list[str], list[str]]] = {
+        test: ([], []) for test in sorted(differences(stock.outcomes, ring.outcomes))
     }
-    for _ in range(RERUNS):
-        again = [test for test, (on_stock, on_ring) in seen.items() if not {*on_stock} & {*on_ring}]
-        if not again:
+    for reruns_left in reversed(range(RERUNS + 1)):
+        for test, (on_stock, on_ring) in seen.items():
+            on_stock.append(stock.outcomes.get(test, "absent"))
+            on_ring.append(ring.outcomes.get(test, "absent"))
+        if not (reruns_left and any(_differ(*outcomes) for outcomes in seen.values())):
             break
-        stock_again, ring_again = run(False, again), run(True, again)
-        for test in again:
-            seen[test][0].append(stock_again.outcomes.get(test, "absent"))
-            seen[test][1].append(ring_again.outcomes.get(test, "absent"))
+        stock, ring = run(False), run(True)
     for test, (on_stock, on_ring) in seen.items():
         both = f"stock {', '.join(on_stock)}; ring {', '.join(on_ring)}"
-        (found.flaky if {*on_stock} & {*on_ring} else found.differing)[test] = both
+        (found.differing if _differ(on_stock, on_ring) else found.flaky)[test] = both
     return found
+
+
+def _differ(on_stock: list[str], on_ring: list[str]) -> bool:
+    return not {*on_stock} & {*on_ring}
 
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> set[str]:
