@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from engine_help import run_python
 from refusing import NO_SECCOMP
 from trio._core import _run
 
@@ -181,6 +182,17 @@ def test_the_end_of_the_session_gives_trio_its_manager_back() -> None:
 
     assert during is EveryRunManager
     assert getattr(_run, "TheIOManager") is stock  # noqa: B009
+
+
+def test_the_module_can_be_imported_without_pytest() -> None:
+    """Its functions need nothing but Trio."""
+    run_python(
+        "import sys\n"
+        "sys.modules['pytest'] = sys.modules['_pytest'] = None\n"
+        "import trio, trio_uring.testing\n"
+        "trio.run(trio.sleep, 0)\n"
+        "assert trio_uring.testing.adopt_ring and trio_uring.testing.pytest_addoption"
+    )
 
 
 def _rings() -> Iterator[str]:
