@@ -80,10 +80,12 @@ def _compared(suite: Suite, where: Environment, driver: str, repeat: int) -> Com
     return found
 
 
-def _row(suite: Suite, python: str, found: Comparison, repeat: int) -> table.Row:
-    name = suite.peer.replace("==", " ") + (f", {suite.name}" if suite.name == "trio-core" else "")
+def _row(suite: Suite, python: str, found: Comparison, driver: str, repeat: int) -> table.Row:
+    parts = [suite.peer.replace("==", " ")]
+    parts += [suite.name] if suite.name == "trio-core" else []
+    parts += [driver] if driver == "hosted" else []
     return {
-        "Tests": name,
+        "Tests": ", ".join(parts),
         "Trio": suite.trio.partition("==")[2],
         "Python": python,
         "Stock Trio": found.stock.line,
@@ -116,7 +118,7 @@ def main() -> int:
                 found = _compared(suite, where, arguments.driver, arguments.repeat)
                 results.append(_is_the_same(found))
                 if arguments.table:
-                    row = _row(suite, where.version, found, arguments.repeat)
+                    row = _row(suite, where.version, found, arguments.driver, arguments.repeat)
                     table.update(arguments.table, [row])
     return 0 if results and all(results) else 1
 
