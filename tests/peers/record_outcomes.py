@@ -32,6 +32,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Collector:
+    def pytest_collection_finish(self) -> None:
+        gc.collect()
+        gc.freeze()  # all that is there before the tests need not be looked through after each
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self) -> Iterator[None]:
         yield
