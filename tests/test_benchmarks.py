@@ -7,8 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import trio_uring
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 
@@ -25,3 +29,17 @@ def test_the_rings_benchmark_runs_and_prints_a_ratio_for_each_contest() -> None:
     assert head.split()[-3:] == ["trio_uring", "liburing", "ratio"]
     assert len(lines) == 8
     assert all(float(line.split()[-1]) > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_what_is_unused_runs_and_prints_all_it_measures(
+    probed: trio_uring.Probe,
+) -> None:
+    """Four imports, three kinds of run, three states of memory."""
+    if not probed.can("direct_descriptors"):
+        pytest.skip("this kernel has no direct descriptors")
+    command = [sys.executable, str(BENCHMARKS / "unused.py"), "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [sum(unit in line for line in lines) for unit in (" ms", " us", " KiB")] == [4, 3, 3]

@@ -28,6 +28,7 @@ eight public methods of a manager; and those of `_hot`. `recognises` checks them
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import select
@@ -64,17 +65,26 @@ def recognises(runner: Any) -> bool:
     """Whether this Trio is built as this driver expects."""
     try:
         manager: Any = runner.io_manager
+        manager_type: Any = type(manager)
         return (
-            frozenset(name for name in vars(type(manager)) if name[0] != "_") == _MANAGER_METHODS
-            and type(manager).__module__ == "trio._core._io_epoll"
-            and list(inspect.signature(manager.get_events).parameters) == ["timeout"]
-            and list(inspect.signature(manager.process_events).parameters) == ["events"]
+            _recognises_class(manager_type)
             and callable(manager._epoll.fileno)
             and isinstance(runner.is_guest, bool)
-            and _hot.recognises(runner)
+            and _hot.recognises(type(runner))
         )
     except (AttributeError, TypeError, ValueError):
         return False
+
+
+@functools.cache  # signatures take longer than the ring
+def _recognises_class(manager: Any) -> bool:
+    return (
+        frozenset(name for name in vars(manager) if name[0] != "_") == _MANAGER_METHODS
+        and manager.__module__ == "trio._core._io_epoll"
+        and list(inspect.signature(manager.get_events).parameters) == ["self", "timeout"]
+        and list(inspect.signature(manager.process_events).parameters) == ["self", "events"]
+        and [field.name for field in _Message.__attrs_attrs__] == ["abort_func"]
+    )
 
 
 def current_runner() -> Any:
