@@ -369,16 +369,25 @@ HANDLES = """
             await end.aclose()
         count += 1
 """
+# Ctrl-C between the end of a block and the first step of __aexit__ leaves a nursery of Trio open,
+# with its tasks, and Trio says TrioInternalError: so the `async with` itself is protected.
 NURSERIES = """
-    while count < wanted:
+    @disable_ki_protection
+    async def child(file):
+        await file.read(4)
+    @disable_ki_protection
+    async def block(nursery):
+        file = await nursery.open_direct("/dev/zero")
+        other = await trio_uring.open_direct("/dev/zero")
+        nursery.start_soon_with(other, child)
+        async with trio_uring.open_file_scope() as scope:
+            file.move_to(scope)
+    @enable_ki_protection
+    async def in_nursery():
         async with trio_uring.open_nursery() as nursery:
-            file = await nursery.open_direct("/dev/zero")
-            other = await trio_uring.open_direct("/dev/zero")
-            async def child(file):
-                await file.read(4)
-            nursery.start_soon_with(other, child)
-            async with trio_uring.open_file_scope() as scope:
-                file.move_to(scope)
+            await block(nursery)
+    while count < wanted:
+        await in_nursery()
         count += 1
 """
 
