@@ -248,6 +248,28 @@ MUTANTS = [
         ("test_engine_queues.py::readiness or epoll_call",),
     ),
     Mutant(
+        "a_loop_that_looks_around_when_idle",
+        "_adopted.py",
+        "return self.engine.turn(int(timeout * 1e9))",
+        "return self.engine.turn(int(min(timeout, 0.05) * 1e9))",
+        ("test_syscalls.py::idle",),
+    ),
+    Mutant(
+        "two_enters_a_pass",
+        "_adopted.py",
+        "return self.engine.turn(int(timeout * 1e9))",
+        "self.engine.flush_now()\n        self.engine.flush_now()\n"
+        "        return self.engine.turn(int(timeout * 1e9))",
+        ("test_syscalls.py::unmodified",),
+    ),
+    Mutant(
+        "an_enter_for_each_operation",
+        "_engine.py",
+        "number = file._checked_number()\n",
+        "number = file._checked_number()\n        self.flush_now()\n",
+        ("test_syscalls.py::echo",),
+    ),
+    Mutant(
         "the_clock_jumps_over_files",
         "_clock_holder.py",
         "if self._jumps and not self._holding:",
