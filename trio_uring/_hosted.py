@@ -11,6 +11,9 @@ an eventfd that the kernel signals, so that the loop wakes. Facts that decide it
   kept, and all waiters wake with it.
 * Under DEFER_TASKRUN the ring's descriptor never wakes epoll; a registered eventfd does, also for
   what completed while it was submitted.
+* A guest run that is abandoned while its worker thread sleeps ends in that thread. In the main thread
+  of the process Trio then cannot give back the wakeup descriptor of signals, raises, and calls no
+  ``after_run``: the ring stays open, as does what Trio itself keeps for the run.
 * The system nursery is cancelled before the last async generators end: the system task goes on
   while anything is in flight.
 """
@@ -82,10 +85,15 @@ class HostedDriver(trio.abc.Instrument):
 
     def after_run(self) -> None:
         """The run is over."""
-        if self._waker is not None:
-            self._waker.end()
-        self.engine.close()
-        os.close(self._eventfd)
+        try:
+            if self._waker is not None:
+                self._waker.end()
+        finally:
+            try:
+                self.engine.close()
+            finally:
+                eventfd, self._eventfd = self._eventfd, -1
+                os.close(eventfd)
 
     def _begin_to_wait(self) -> None:
         """Starts the system task; a run that only begins has no nursery for it yet."""
@@ -144,7 +152,8 @@ class HostedDriver(trio.abc.Instrument):
 
     def wake(self) -> None:
         """Completions were taken out in mid-pass."""
-        os.eventfd_write(self._eventfd, 1)
+        if self._eventfd >= 0:
+            os.eventfd_write(self._eventfd, 1)
 
 
 class _Waker:
