@@ -250,14 +250,14 @@ MUTANTS = [
     Mutant(
         "a_loop_that_looks_around_when_idle",
         "_adopted.py",
-        "return self.engine.turn(int(timeout * 1e9))",
+        "return self.engine.turn(int(timeout * 1e9) if timeout else 0)",
         "return self.engine.turn(int(min(timeout, 0.05) * 1e9))",
         ("test_syscalls.py::idle",),
     ),
     Mutant(
         "two_enters_a_pass",
         "_adopted.py",
-        "return self.engine.turn(int(timeout * 1e9))",
+        "return self.engine.turn(int(timeout * 1e9) if timeout else 0)",
         "self.engine.flush_now()\n        self.engine.flush_now()\n"
         "        return self.engine.turn(int(timeout * 1e9))",
         ("test_syscalls.py::unmodified",),

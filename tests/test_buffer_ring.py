@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from kernel_help import needs, raises_errno, skip_if_lacking
-from ring_help import open_ring, run_one, wait_cqes
+from ring_help import is_locked, open_ring, run_one, wait_cqes
 
 from trio_uring.lowlevel import (
     CQE_BUFFER_SHIFT,
@@ -74,16 +74,6 @@ def recv(ring: Ring, sock: socket.socket, nbytes: int = 0) -> Cqe:
 def buffer_id(cqe: Cqe) -> int:
     assert cqe.flags & CqeFlag.BUFFER
     return cqe.flags >> CQE_BUFFER_SHIFT
-
-
-def is_locked(buffer: bytearray) -> bool:
-    """The buffer is exported: it cannot be resized."""
-    try:
-        buffer.append(0)
-    except BufferError:
-        return True
-    buffer.pop()
-    return False
 
 
 # -- taking and giving back ------------------------------------------------------------------------

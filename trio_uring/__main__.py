@@ -7,8 +7,10 @@ import argparse
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._abi import AT_FDCWD, FEATURE_KERNEL, OP_KERNEL, SETUP_KERNEL
@@ -25,6 +27,9 @@ READ_BYTES = 4096
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0, or 1 if io_uring cannot be used here."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["bench"]:
+        return _run_bench(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -45,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         "file", nargs="?", default=__file__, help="the file whose first line to print"
     )
     shown.set_defaults(run=_run_demo)
+    # For the help alone: it has options of its own, see main().
+    commands.add_parser("bench", help="how fast it is, beside other libraries")
     return parser
 
 
@@ -162,6 +169,24 @@ def _finish(ring: Ring, path: str) -> int:
     if result < 0:
         raise OSError(-result, os.strerror(-result), path)
     return result
+
+
+# -- bench -----------------------------------------------------------------------------------------
+
+
+def _run_bench(arguments: list[str]) -> int:
+    """Runs tests/benchmarks, which is not installed: it needs a compiler and other libraries."""
+    program = Path(__file__).parent.parent / "tests" / "benchmarks"
+    if not (program / "__main__.py").exists():
+        print(
+            "The benchmarks are in the source distribution of trio_uring: unpack it, and there\n"
+            "  pip install --group bench -e . && python -m trio_uring bench",
+            file=sys.stderr,
+        )
+        return 1
+    sys.argv = [str(program), *arguments]
+    runpy.run_path(str(program), run_name="__main__")
+    return 0
 
 
 if __name__ == "__main__":
