@@ -264,9 +264,9 @@ MUTANTS = [
     ),
     Mutant(
         "an_enter_for_each_operation",
-        "_engine.py",
-        "number = file._checked_number()\n",
-        "number = file._checked_number()\n        self.flush_now()\n",
+        "_hot.py",
+        "        tail = ring._tail\n",
+        "        self.flush_now()\n        tail = ring._tail\n",
         ("test_syscalls.py::echo",),
     ),
     Mutant(
