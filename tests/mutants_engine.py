@@ -28,6 +28,8 @@ class Mutant(NamedTuple):
     old: str
     new: str
     tests: tuple[str, ...]
+    also_old: str = ""
+    also_new: str = ""
 
 
 MUTANTS = [
@@ -72,8 +74,8 @@ MUTANTS = [
     Mutant(
         "taken_back_without_a_nop",
         "_engine.py",
-        "        prep_nop(sqe, IGNORED_ID)\n        self._ended(operation)\n        return True",
-        "        self._ended(operation)\n        return True",
+        "        prep_nop(sqe, IGNORED_ID)\n        return True",
+        "        return True",
         ("test_promises.py::promise_2", "test_races.py::test_an_open"),
     ),
     # Promise 3
@@ -270,6 +272,164 @@ MUTANTS = [
         ("test_syscalls.py::echo",),
     ),
     Mutant(
+        "timeouts_of_whole_milliseconds",
+        "_adopted.py",
+        "int(timeout * 1e9) if timeout else 0",
+        "int(timeout * 1000 + 1) * 1_000_000 if timeout else 0",
+        ("test_traps.py::as_it_is",),
+    ),
+    Mutant(
+        "a_hidden_end_of_the_time_is_waited_for_again",
+        "_engine.py",
+        "if not timeout_ns or (timeout_ns := deadline - time.monotonic_ns()) <= 0:",
+        "if not timeout_ns or count == -errno.ETIME:",
+        ("test_traps.py::a_submission_hides",),
+    ),
+    Mutant(
+        "a_signal_ends_the_wait",
+        "_engine.py",
+        "if not timeout_ns or (timeout_ns := deadline - time.monotonic_ns()) <= 0:",
+        "if True:",
+        ("test_traps.py::a_signal",),
+    ),
+    Mutant(
+        "writability_is_a_poll_of_the_ring",
+        "_adopted.py",
+        "return self._inner.wait_writable(fd)",
+        "return self.engine.perform(prep_poll_add, fd.fileno(), 4)",
+        ("test_traps.py::half_closed",),
+    ),
+    Mutant(
+        "readability_is_a_poll_of_the_ring",
+        "_adopted.py",
+        "return self._inner.wait_readable(fd)",
+        "return self.engine.perform(prep_poll_add, getattr(fd, 'fileno', lambda: fd)(), 1)",
+        ("test_traps.py::epoll_refuses",),
+    ),
+    Mutant(
+        "epoll_is_polled_for_edges",
+        "_adopted.py",
+        "self._armed = False\n        self._epoll_has_events = True",
+        "self._armed = bool(flags & 2)\n        self._epoll_has_events = True",
+        ("test_traps.py::left_there",),
+        "prep_poll_add",
+        "prep_poll_multishot",
+    ),
+    Mutant(
+        "an_interrupted_worker_is_an_error",
+        "_operation.py",
+        "CANCELLED = INTERRUPTED | {",
+        "CANCELLED = {",
+        ("test_traps.py::interrupted_worker",),
+    ),
+    Mutant(
+        "a_close_keeps_what_is_cancelled",
+        "_handle.py",
+        "            engine.flush_now()\n",
+        "            pass\n",
+        ("test_traps.py::let_go",),
+    ),
+    Mutant(
+        "what_was_not_submitted_stays",
+        "_engine.py",
+        "        prep_nop(sqe, IGNORED_ID)\n        return True",
+        "        return True",
+        ("test_traps.py::next_file",),
+    ),
+    Mutant(
+        "a_guest_has_no_eventfd",
+        "_adopted.py",
+        "self.engine.ring.register_eventfd(self._eventfd)",
+        "pass",
+        ("test_engine_guest.py::row_28",),
+    ),
+    Mutant(
+        "a_hosts_cancel_waits_for_a_pass",
+        "_adopted.py",
+        "self.submits_cancels_at_once = True",
+        "pass",
+        ("test_engine_guest.py::a_cancel_by_the_host",),
+    ),
+    Mutant(
+        "a_cancel_after_the_end_reaches_the_ring",
+        "_engine.py",
+        "        if self.closed:\n            return\n        self._cancels.append",
+        "        self._cancels.append",
+        ("test_every_run.py::collected",),
+    ),
+    Mutant(
+        "an_engine_stays_for_ever",
+        "_engine.py",
+        "        self.closed = True\n",
+        "        self.closed = True\n        Engine.__dict__['turn'].__dict__[id(self)] = self\n",
+        ("test_every_run.py::thousands",),
+    ),
+    Mutant(
+        "any_trio_is_recognised",
+        "_adopted.py",
+        "= _MANAGER_METHODS\n",
+        "= _MANAGER_METHODS or True\n",
+        ("test_every_run.py::another_loop",),
+    ),
+    Mutant(
+        "any_hot_path_is_recognised",
+        "_hot.py",
+        "co_names) == _RESCHEDULE_NAMES",
+        "co_names) != None",
+        ("test_every_run.py::another_loop",),
+    ),
+    Mutant(
+        "a_fallback_in_silence",
+        "_run.py",
+        '        warnings.warn(f"running on plain Trio: {exc}", RuntimeWarning, stacklevel=3)\n',
+        "",
+        ("test_every_run.py::without_io_uring",),
+    ),
+    # The rules of the hosted driver
+    Mutant(
+        "hosted_wakes_before_the_wait",
+        "_hosted.py",
+        "            self.engine.submit()\n",
+        "            self.engine.dispatch(self.engine.turn(0))\n"
+        "            select.select([self._eventfd], [], [], 0)[0] and os.eventfd_read(self._eventfd)\n",
+        ("test_traps.py::hosted_a_task",),
+    ),
+    Mutant(
+        "hosted_watches_no_eventfd",
+        "_hosted.py",
+        "        ring.register_eventfd(self._eventfd)\n",
+        "",
+        ("test_traps.py::hosted_operations_work",),
+    ),
+    Mutant(
+        "hosted_hooks_fail_in_silence",
+        "_hosted.py",
+        "            self.engine.fail(exc)\n",
+        "            pass\n",
+        ("test_traps.py::hosted_an_error",),
+    ),
+    Mutant(
+        "hosted_has_nobody_after_the_system_tasks",
+        "_hosted.py",
+        "if self._system_tasks_end and",
+        "if False and",
+        ("test_traps.py::hosted_operations_work",),
+    ),
+    Mutant(
+        "hosted_leaves_system_tasks_alone",
+        "_hosted.py",
+        "                while self.engine.awaits():",
+        "                while False:",
+        ("test_traps.py::hosted_system_tasks",),
+    ),
+    Mutant(
+        "hosted_forgets_its_eventfd",
+        "_hosted.py",
+        "                os.close(eventfd)\n",
+        "                pass\n",
+        ("test_traps.py::hosted_a_ring",),
+    ),
+    Mutant(
         "the_clock_jumps_over_files",
         "_clock_holder.py",
         "if self._jumps and not self._holding:",
@@ -308,9 +468,12 @@ def survives(mutant: Mutant, copy: Path) -> bool:
     """Whether the tests do not notice it."""
     file = copy / "trio_uring" / mutant.file
     text = file.read_text()
-    if mutant.old not in text:
+    if mutant.old not in text or mutant.also_old not in text:
         raise SystemExit(f"{mutant.name}: {mutant.file} does not have its text any more")
-    file.write_text(text.replace(mutant.old, mutant.new))
+    broken = text.replace(mutant.old, mutant.new)
+    if mutant.also_old:
+        broken = broken.replace(mutant.also_old, mutant.also_new)
+    file.write_text(broken)
     try:
         return run_tests(copy, mutant.tests)
     finally:
