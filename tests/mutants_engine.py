@@ -293,6 +293,13 @@ MUTANTS = [
         ("test_traps.py::a_signal",),
     ),
     Mutant(
+        "a_signal_is_an_error",
+        "_engine.py",
+        "_TRY_AGAIN = frozenset({-errno.EINTR, ",
+        "_TRY_AGAIN = frozenset({",
+        ("test_every_run.py::ctrl_c",),
+    ),
+    Mutant(
         "writability_is_a_poll_of_the_ring",
         "_adopted.py",
         "return self._inner.wait_writable(fd)",
@@ -391,7 +398,8 @@ MUTANTS = [
         "_hosted.py",
         "            self.engine.submit()\n",
         "            self.engine.dispatch(self.engine.turn(0))\n"
-        "            select.select([self._eventfd], [], [], 0)[0] and os.eventfd_read(self._eventfd)\n",
+        "            if select.select([self._eventfd], [], [], 0)[0]:\n"
+        "                os.eventfd_read(self._eventfd)\n",
         ("test_traps.py::hosted_a_task",),
     ),
     Mutant(
@@ -421,6 +429,8 @@ MUTANTS = [
         "                while self.engine.awaits():",
         "                while False:",
         ("test_traps.py::hosted_system_tasks",),
+        "if self._system_tasks_end and",
+        "if False and",
     ),
     Mutant(
         "hosted_forgets_its_eventfd",

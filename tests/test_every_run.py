@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from engine_help import rounds, run_python
+from engine_help import WAIT_S, Asleep, engine, rounds, run_python, socket_pair
 from test_engine_process import work_a_little
 from trio._core._io_epoll import EpollIOManager
 from trio._core._run import Runner
@@ -191,6 +193,37 @@ def test_eight_threads_can_have_many_runs_at_once(run: Callable[..., Any]) -> No
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", [trio.run, trio_uring.run], ids=["adopted", "uring"])
+@pytest.mark.parametrize("idle", [True, False], ids=["idle", "in an operation"])
+def test_ctrl_c_ends_a_run_that_sleeps(idle: bool, run: Callable[..., Any]) -> None:
+    """The wait in the kernel ends, the operation is cancelled, and the run raises."""
+
+    async def main() -> None:
+        async with socket_pair() as (sock, _):
+            try:
+                if idle:
+                    await trio.sleep_forever()
+                await sock.recv(10)
+            finally:
+                left.append(engine().in_flight)
+
+    def interrupt() -> None:
+        asleep.event.wait(WAIT_S)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    left: list[int] = []
+    asleep = Asleep()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(main, instruments=[asleep])
+    thread.join()
+    assert left == [0]
 
 
 # -- abandoned guest runs ----------------------------------------------------------------------
