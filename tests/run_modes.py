@@ -44,8 +44,10 @@ def uring_run(
     A test that asks for the hosted driver has `trio.run`: such a ring cannot be replaced.
     """
     hosted = os.environ.get("TRIO_URING_DRIVER") == "hosted"
-    with_ring = [*instruments] if hosted else [RingInstrument(), *instruments]
-    return trio_run(async_fn, *args, instruments=with_ring, **options)
+    has_ring = any(isinstance(instrument, RingInstrument) for instrument in instruments)
+    if not hosted and not has_ring:
+        instruments = [RingInstrument(), *instruments]
+    return trio_run(async_fn, *args, instruments=instruments, **options)
 
 
 def guest_run(async_fn: Callable[..., Any], *args: Any, **options: Any) -> Any:

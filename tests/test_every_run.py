@@ -99,7 +99,8 @@ import errno, sys, warnings
 import refusing
 if not refusing.refuse(refusing.NUMBERS["io_uring_setup"], errno.EPERM):
     sys.exit(77)
-import trio, trio_uring
+import run_modes, trio, trio_uring
+trio.run = run_modes.trio_run
 async def main():
     await trio.to_thread.run_sync(bool)
     for attempt in (trio_uring.socket_direct, lambda: trio_uring.open_direct("/dev/zero")):

@@ -18,6 +18,7 @@ import pytest
 import trio
 import trio.testing
 from engine_help import WAIT_S, engine, listen, passes, run_python, socket_pair
+from run_modes import MODE
 
 import trio_uring
 from trio_uring._engine_ring import EngineRing
@@ -61,18 +62,15 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
     return seen
 
 
-def is_guest() -> bool:
-    """The worker thread of a guest run waits, and not in the ring."""
-    return engine().driver.submits_cancels_at_once
+the_loop_waits = pytest.mark.skipif(MODE == "guest", reason="in guest mode a worker thread waits")
 
 
 @in_the_ring
 @gated
+@the_loop_waits
 async def test_a_timeout_goes_to_the_kernel_as_it_is(waits: list[tuple[int, int, int]]) -> None:
     """A sleep of 300 microseconds is one wait of at most that, where epoll waits a millisecond."""
     async with socket_pair():
-        if is_guest():
-            pytest.skip("in guest mode a worker thread waits")
         del waits[:]
         await trio.sleep(0.0003)
         timeouts = [timeout for _, timeout, _ in waits]
@@ -83,14 +81,13 @@ async def test_a_timeout_goes_to_the_kernel_as_it_is(waits: list[tuple[int, int,
 
 @in_the_ring
 @gated
+@the_loop_waits
 async def test_no_time_is_no_wait_and_for_ever_is_a_day(waits: list[tuple[int, int, int]]) -> None:
     """A checkpoint asks the kernel for nothing to wait for; a sleep without end for Trio's longest.
 
     Trio wakes once in 24 hours.
     """
     async with socket_pair() as (sock, peer), trio.open_nursery() as nursery:
-        if is_guest():
-            pytest.skip("in guest mode a worker thread waits")
         await passes(3)
         del waits[:]
         await passes(10)
@@ -107,13 +104,12 @@ async def test_no_time_is_no_wait_and_for_ever_is_a_day(waits: list[tuple[int, i
 
 @in_the_ring
 @gated
+@the_loop_waits
 async def test_a_submission_hides_the_end_of_the_time_from_nobody(
     waits: list[tuple[int, int, int]],
 ) -> None:
     """io_uring_enter answers what it submitted instead of ETIME: the loop does not wait again."""
     async with socket_pair() as (sock, _):
-        if is_guest():
-            pytest.skip("in guest mode a worker thread waits")
         await passes(3)
         del waits[:]
         with trio.move_on_after(0.03) as scope:
@@ -158,7 +154,7 @@ async def test_a_signal_shortens_no_wait(monkeypatch: pytest.MonkeyPatch) -> Non
             signal.set_wakeup_fd(wakeup)
             signal.signal(signal.SIGALRM, before)
     assert seen
-    assert found or is_guest()
+    assert found or MODE == "guest"
     assert all(elapsed >= timeout for timeout, elapsed in found), found
 
 
