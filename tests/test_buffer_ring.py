@@ -278,7 +278,6 @@ def test_the_tail_wraps_at_65536(ring: Ring, two: BufferRing) -> None:
         two.add(memory, 1, 1)
         two.advance(2)
     assert two.tail == 2
-    assert int.from_bytes(two.entry_memory[14:16], "little") == 2
     with pair() as (mine, peer):
         peer.send(b"still")
         assert bytes(two.get(recv(ring, mine))) == b"still"
@@ -372,7 +371,6 @@ def test_closing_the_ring_frees_its_buffer_rings(ring: Ring, two: BufferRing) ->
         two.get(cqe)
     with pytest.raises(RingClosedError):
         two.put(cqe)
-    assert len(two.entry_memory) == 0
     two.free()
 
 

@@ -372,7 +372,7 @@ class Engine(EngineFiles):
         if self._cancels:
             self._write_cancels()
         buffers = self.buffers
-        if buffers is not None and buffers.has_returned:
+        if buffers is not None and buffers.returned:
             buffers.give_back()
 
     def fail(self, failure: BaseException) -> None:

@@ -71,7 +71,11 @@ class FixedFile(Handle):
     async def read_at(self, nbytes: int, offset: int) -> bytes:
         """Up to ``nbytes`` bytes from ``offset`` on; ``b""`` at the end of the file. pread(2)."""
         engine = self._engine
-        operation, memory = self._begin_read(_length(nbytes), _offset(offset))
+        memory = None
+        if 0 <= nbytes <= SCRATCH_BYTES and offset >= 0:
+            operation = engine.begin_transfer(self, _READ, 0, SCRATCH, nbytes, offset)
+        else:
+            operation, memory = self._begin_read(_length(nbytes), _offset(offset))
         if engine.clock_jumps:
             engine.hold_clock(operation)
         count = await engine.wait_prompt(operation)

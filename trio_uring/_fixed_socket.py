@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 # As plain numbers: the hot path packs them.
 _RECV, _SEND = int(Op.RECV), int(Op.SEND)
 _NO_SIGNAL = int(stdlib_socket.MSG_NOSIGNAL)
-_STREAM = stdlib_socket.SOCK_STREAM
+# What one receive takes at the most; a shared buffer is shorter.
+_SHARED_BYTES_MAX = 1 << 30
 # Up to here a copy costs less than lending the memory to the kernel.
 _COPIED_BYTES = 4096
 memmove: Any = ffi.memmove
@@ -111,7 +112,33 @@ class FixedSocket(SocketSetup):
 
         On a stream it may return fewer than are there: at most one of the run's shared buffers.
         """
+        engine = self._engine
+        buffers = engine.buffers
+        if not self._may_share or flags or buffers is None or not 0 < bufsize < _SHARED_BYTES_MAX:
+            return await self._recv_anyhow(bufsize, flags)
+        if self._receiving or self._received or self._receive_lost is not None:
+            return await self._recv_anyhow(bufsize, flags)
+        operation = engine.begin_transfer(self, _RECV, BUFFER_SELECT, 0, bufsize, 0)
+        self._receiving = True
+        try:
+            count = await engine.wait(operation)
+            if operation.flags & F_BUFFER:
+                return buffers.take(operation.flags, count)
+            return b""
+        except OSError as exc:
+            if exc.errno != errno.ENOBUFS:
+                self._receive_failed(exc)
+        finally:
+            self._receiving = False
+        return await self._recv_anyhow(bufsize, flags, share=False)
+
+    async def _recv_anyhow(self, bufsize: int, flags: int, share: bool = True) -> bytes:
+        """`recv` in memory of its own, or of what was received already."""
         bufsize = _length(bufsize)
+        engine = self._engine
+        if share and self._may_share and not flags and bufsize and not engine._buffers_tried:
+            engine.shared_buffers()
+            return await self.recv(bufsize)
         self._start_receiving()
         try:
             if self._received:
@@ -119,20 +146,6 @@ class FixedSocket(SocketSetup):
             if not bufsize and self.type in _STREAMS:
                 await trio.lowlevel.checkpoint()
                 return b""
-            engine = self._engine
-            if self.type is _STREAM and not flags:
-                buffers = engine.buffers or engine.shared_buffers()
-                if buffers is not None:
-                    operation = engine.begin_transfer(self, _RECV, BUFFER_SELECT, 0, bufsize, 0)
-                    try:
-                        count = await engine.wait(operation)
-                    except OSError as exc:
-                        if exc.errno != errno.ENOBUFS:
-                            raise
-                    else:
-                        if not operation.flags & F_BUFFER:
-                            return b""
-                        return buffers.take(operation.flags, count)
             memory = new_buffer("char[]", max(bufsize, 1))
             count = await engine.wait(
                 engine.begin_transfer(self, _RECV, 0, address_of(memory), bufsize, 0, flags, memory)
@@ -266,15 +279,24 @@ class FixedSocket(SocketSetup):
         cancellation nobody knows how much was sent.
         """
         engine = self._engine
-        if not isinstance(data, (bytes, PinnedBuffer)):
+        if type(data) is not bytes and not isinstance(data, PinnedBuffer):
             data = PinnedBuffer(data)  # it must not change its size between two sends
-        self._start_sending()
+        if self._sending or self._send_lost is not None:
+            self._start_sending()  # raises
+        self._sending = True
         try:
-            if not data:
+            nbytes = len(data)
+            if type(data) is bytes and 0 < nbytes <= _COPIED_BYTES:
+                operation = engine.begin_transfer(self, _SEND, 0, SCRATCH, nbytes, 0, _NO_SIGNAL)
+                memmove(operation.scratch, data, nbytes)
+            elif nbytes:
+                operation = self._begin_send(data, 0)
+            else:
+                self._checked_slot()
                 await trio.lowlevel.checkpoint()
                 return
-            sent = await engine.wait_prompt(self._begin_send(data, 0))
-            while sent < len(data):
+            sent = await engine.wait_prompt(operation)
+            while sent < nbytes:
                 sent += await engine.wait(self._begin_send(data, 0, sent))
         except OSError as exc:
             self._send_failed(exc)

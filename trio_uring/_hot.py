@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 # Operations that a task may finish before the loop makes a pass.
 PROMPT_MAX = 16
 
+_try_one = lib.tu_try_one
+_RES_MIN = lib.TU_RES_MIN
 _context: Any = _run.GLOBAL_RUN_CONTEXT
 _Message: Any = _traps.WaitTaskRescheduled
 _TASK_NAMES = frozenset(
@@ -224,29 +226,29 @@ class HotEngine(Engine):
         ):
             return False
         self._prompt_left -= 1
-        self._hand_over()
-        ring, user_data = self.ring, operation.user_data
-        count = lib.tu_submit_and_copy(ring._ring, ring._tail, 0, 0, ring._copied, ring._copy_max)
+        buffers = self.buffers
+        if self._cancels or (buffers is not None and buffers.returned):
+            self._hand_over()
+        ring = self.ring
+        res = _try_one(ring._ring, ring._tail, operation.user_data)
         self._flushed = ring._tail
-        finished = False
-        for cqe in ring.turned(count):
-            if cqe[0] == user_data and not cqe[2] & F_MORE:
-                _, operation.res, operation.flags = cqe
-                finished = True
-            else:
-                self._stash.append(cqe)
-        if self._stash:
-            # Somebody else can run.
+        if res == _RES_MIN:
+            # It takes its time, or somebody else can run too.
             self._prompt_left = 0
-            self.driver.wake()
-        if finished:
-            self.completed += 1
-            operation.task = None
-            if operation.file is not None:
-                operation.file._operation_ended()
-            task._cancel_points += 1
-            task._schedule_points += 1
-        return finished
+            return False
+        self.completed += 1
+        operation.res = res
+        operation.flags = 0
+        operation.task = None
+        file = operation.file
+        if file is not None:
+            if file._slot >= 0:
+                file._in_flight -= 1
+            else:
+                file._operation_ended()
+        task._cancel_points += 1
+        task._schedule_points += 1
+        return True
 
     def dispatch(self, cqes: Sequence[tuple[int, int, int]]) -> None:
         """As `Engine.dispatch`."""

@@ -49,6 +49,8 @@ class SocketSetup(FixedFile):
         self.family = _named(stdlib_socket.AddressFamily, family)
         self.type = _named(stdlib_socket.SocketKind, type)
         self.proto = proto
+        # Receives may take the run's shared buffers: without boundaries, less is as good.
+        self._may_share = self.type is stdlib_socket.SOCK_STREAM
         self.backlog = 0
         self._receiving = False
         self._sending = False
