@@ -392,6 +392,20 @@ MUTANTS = [
         "",
         ("test_every_run.py::without_io_uring",),
     ),
+    Mutant(
+        "what_completed_before_a_crash_has_no_owner",
+        "_engine.py",
+        "            brought += [r.res for r",
+        "            [r.res for r",
+        ("test_every_run.py::comes_in_a_crash and (install or open)",),
+    ),
+    Mutant(
+        "what_comes_while_a_run_ends_has_no_owner",
+        "_engine.py",
+        "[*self._stash, *self.ring.close(timeout)]",
+        "self.ring.close(timeout) and []",
+        ("test_every_run.py::comes_in_a_crash and (accept or multishot)",),
+    ),
     # The rules of the hosted driver
     Mutant(
         "hosted_wakes_before_the_wait",

@@ -227,6 +227,87 @@ def test_ctrl_c_ends_a_run_that_sleeps(idle: bool, run: Callable[..., Any]) -> N
     assert left == [0]
 
 
+# -- crashes -----------------------------------------------------------------------------------
+
+
+CRASH = """
+import os, socket, sys, attrs, trio, trio_uring, warnings
+from engine_help import connect, listen, passes
+from trio_uring import _capabilities
+from trio_uring.lowlevel import Op
+warnings.simplefilter("ignore")
+def found():
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink("/proc/self/fd/" + name))
+        except FileNotFoundError:
+            pass
+    return sum("zero" in link or "socket" in link for link in links)
+def before_6_8():
+    old = _capabilities.capabilities()
+    old = attrs.evolve(old, ops=old.ops - {Op.FIXED_FD_INSTALL})
+    for name, module in list(sys.modules.items()):
+        if name.startswith("trio_uring.") and hasattr(module, "capabilities"):
+            module.capabilities = lambda: old
+def crash():
+    trio.lowlevel.current_task()._runner.clock = None
+async def others():
+    while True:
+        await trio.lowlevel.checkpoint()
+async def install(nursery):
+    file = await trio_uring.open_direct("/dev/zero")
+    nursery.start_soon(others)
+    nursery.start_soon(file.install_fd)
+    nursery.start_soon(file.install_fd)
+    await passes(1)
+    crash()
+    await passes(1)
+async def open_file(nursery):
+    before_6_8()
+    nursery.start_soon(others)
+    nursery.start_soon(trio_uring.open_direct, "/dev/zero")
+    await passes(1)
+    crash()
+    await passes(1)
+async def accept(nursery):
+    before_6_8()
+    listener, address = await listen()
+    nursery.start_soon(listener.accept_direct)
+    await trio.sleep(0.01)
+    clients.append(connect(address))
+    while not clients[0].getpeername():
+        pass
+    crash()
+    await trio.sleep_forever()
+async def multishot(nursery):
+    before_6_8()
+    listener, address = await listen()
+    async with listener.accept_direct_multishot() as connections:
+        await trio.sleep(0.01)
+        clients.append(connect(address))
+        crash()
+        await trio.sleep_forever()
+async def main():
+    async with trio.open_nursery() as nursery:
+        await globals()[sys.argv[1]](nursery)
+clients = []
+before = found()
+try:
+    trio.run(main)
+except trio.TrioInternalError:
+    print(found() - before - len(clients), flush=True)
+os._exit(0)  # Trio itself complains of what the crash has left
+"""
+
+
+@pytest.mark.parametrize("what", ["install", "open_file", "accept", "multishot"])
+def test_a_descriptor_that_comes_in_a_crash_is_closed(what: str) -> None:
+    """What operations of a crashed run bring, in its last pass or while it ends, has no owner."""
+    for _ in range(rounds(3, 30)):
+        assert run_python(CRASH, what).stdout == "0\n"
+
+
 # -- abandoned guest runs ----------------------------------------------------------------------
 
 

@@ -65,6 +65,10 @@ class _Accept:
         self.closing = False
         self.user_data = 0
 
+    @property
+    def brings_fd(self) -> bool:
+        return not self.connections._direct
+
     def complete(self, res: int, flags: int) -> None:
         self.connections._accept_ended(self, res)
 

@@ -19,7 +19,7 @@ from ._engine import SCRATCH
 from ._fixed_file import _length, new_buffer, unpack
 from ._lib import address_of, ffi
 from ._msghdr import Msghdr
-from ._operation import BUFFER_SELECT, F_BUFFER
+from ._operation import BUFFER_SELECT, F_BUFFER, BringsFd
 from ._prep import (
     prep_accept,
     prep_accept_direct,
@@ -80,7 +80,9 @@ class FixedSocket(SocketSetup):
             if capabilities().install:
                 await engine.perform_on(self, prep_accept_direct, 0, 0, 0, taken, bounded=False)
                 return self._accepted(taken)
-            fd = await engine.perform_on(self, prep_accept, 0, 0, SOCK_CLOEXEC, bounded=False)
+            fd = await engine.perform_on(
+                self, prep_accept, 0, 0, SOCK_CLOEXEC, pins=BringsFd(), bounded=False
+            )
             return self._accepted(taken, fd)
         except BaseException:
             engine.release_slot(taken)

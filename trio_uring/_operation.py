@@ -96,6 +96,15 @@ class Notification:
         self.engine.remove_record(self)
 
 
+class BringsFd:
+    """Pins of an operation whose result is a new descriptor: if nobody gets it, it is closed."""
+
+    __slots__ = ("pins",)
+
+    def __init__(self, pins: Any = None) -> None:
+        self.pins = pins
+
+
 class Operation:
     """A reusable record of one operation; made by `Engine.begin`."""
 
@@ -149,6 +158,11 @@ class Operation:
     def in_flight(self) -> bool:
         """Its SQE is written and its final CQE was not seen."""
         return self.task is not None
+
+    @property
+    def brings_fd(self) -> bool:
+        """Its result, if it is no error, is a descriptor."""
+        return isinstance(self.pins, BringsFd)
 
     def complete(self, res: int, flags: int) -> None:
         """A CQE. Called by the engine's dispatch, outside of any task."""
