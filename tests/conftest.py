@@ -23,6 +23,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 pytest_plugins = ["trio_uring.testing"]
 
 
+def pytest_configure() -> None:
+    """Before the test modules ask for what this exchanges; trio_uring.testing is a plugin first."""
+    import run_modes
+
+    run_modes.install()
+
+
 def open_fds() -> dict[int, str]:
     """What each file descriptor of this process is."""
     found = {}
@@ -53,6 +60,17 @@ def _leak_gate() -> Iterator[None]:
     assert not left, f"file descriptors left open: {left}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """pytest-trio has remembered the `trio.run` of before `run_modes.install`."""
+    import trio
+    from run_modes import trio_run
+
+    for item in items:
+        runs = [marker.kwargs.get("run") for marker in item.iter_markers("trio")]
+        if runs and all(run in (None, trio_run) for run in runs):
+            item.add_marker(pytest.mark.trio(run=trio.run), append=False)
+
+
 @pytest.fixture(scope="session")
 def probed() -> trio_uring.Probe:
     """What this kernel can do."""
@@ -62,8 +80,10 @@ def probed() -> trio_uring.Probe:
 
 
 def pytest_report_header() -> str:
+    from run_modes import MODE
+
     release = os.uname().release
-    return f"kernel: {release} ({os.uname().machine}), soft RLIMIT_NOFILE {_nofile()}"
+    return f"kernel: {release} ({os.uname().machine}), soft RLIMIT_NOFILE {_nofile()}, runs: {MODE}"
 
 
 def _nofile() -> int:

@@ -171,7 +171,9 @@ class Asleep(trio.abc.Instrument):
 
 def python_command(program: str, *args: str) -> list[str]:
     """The command that runs a program in a fresh interpreter."""
-    return [sys.executable, "-X", "faulthandler", "-c", program, *args]
+    # On the first line, so that the lines of the program keep their numbers.
+    run_mode = "import run_modes; run_modes.install(); "
+    return [sys.executable, "-X", "faulthandler", "-c", run_mode + program, *args]
 
 
 def python_env() -> dict[str, str]:

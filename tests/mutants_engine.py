@@ -28,6 +28,8 @@ class Mutant(NamedTuple):
     old: str
     new: str
     tests: tuple[str, ...]
+    also_old: str = ""
+    also_new: str = ""
 
 
 MUTANTS = [
@@ -72,8 +74,8 @@ MUTANTS = [
     Mutant(
         "taken_back_without_a_nop",
         "_engine.py",
-        "        prep_nop(sqe, IGNORED_ID)\n        self._ended(operation)\n        return True",
-        "        self._ended(operation)\n        return True",
+        "        prep_nop(sqe, IGNORED_ID)\n        return True",
+        "        return True",
         ("test_promises.py::promise_2", "test_races.py::test_an_open"),
     ),
     # Promise 3
@@ -248,6 +250,210 @@ MUTANTS = [
         ("test_engine_queues.py::readiness or epoll_call",),
     ),
     Mutant(
+        "a_loop_that_looks_around_when_idle",
+        "_adopted.py",
+        "return self.engine.turn(int(timeout * 1e9) if timeout else 0)",
+        "return self.engine.turn(int(min(timeout, 0.05) * 1e9))",
+        ("test_syscalls.py::idle",),
+    ),
+    Mutant(
+        "two_enters_a_pass",
+        "_adopted.py",
+        "return self.engine.turn(int(timeout * 1e9) if timeout else 0)",
+        "self.engine.flush_now()\n        self.engine.flush_now()\n"
+        "        return self.engine.turn(int(timeout * 1e9))",
+        ("test_syscalls.py::unmodified",),
+    ),
+    Mutant(
+        "an_enter_for_each_operation",
+        "_hot.py",
+        "        tail = ring._tail\n",
+        "        self.flush_now()\n        tail = ring._tail\n",
+        ("test_syscalls.py::echo",),
+    ),
+    Mutant(
+        "timeouts_of_whole_milliseconds",
+        "_adopted.py",
+        "int(timeout * 1e9) if timeout else 0",
+        "int(timeout * 1000 + 1) * 1_000_000 if timeout else 0",
+        ("test_traps.py::as_it_is",),
+    ),
+    Mutant(
+        "a_hidden_end_of_the_time_is_waited_for_again",
+        "_engine.py",
+        "if not timeout_ns or (timeout_ns := deadline - time.monotonic_ns()) <= 0:",
+        "if not timeout_ns or count == -errno.ETIME:",
+        ("test_traps.py::a_submission_hides",),
+    ),
+    Mutant(
+        "a_signal_ends_the_wait",
+        "_engine.py",
+        "if not timeout_ns or (timeout_ns := deadline - time.monotonic_ns()) <= 0:",
+        "if True:",
+        ("test_traps.py::a_signal",),
+    ),
+    Mutant(
+        "a_signal_is_an_error",
+        "_engine.py",
+        "_TRY_AGAIN = frozenset({-errno.EINTR, ",
+        "_TRY_AGAIN = frozenset({",
+        ("test_kinds_of_run.py::ctrl_c",),
+    ),
+    Mutant(
+        "writability_is_a_poll_of_the_ring",
+        "_adopted.py",
+        "return self._inner.wait_writable(fd)",
+        "return self.engine.perform(prep_poll_add, fd.fileno(), 4)",
+        ("test_traps.py::half_closed",),
+    ),
+    Mutant(
+        "readability_is_a_poll_of_the_ring",
+        "_adopted.py",
+        "return self._inner.wait_readable(fd)",
+        "return self.engine.perform(prep_poll_add, getattr(fd, 'fileno', lambda: fd)(), 1)",
+        ("test_traps.py::epoll_refuses",),
+    ),
+    Mutant(
+        "epoll_is_polled_for_edges",
+        "_adopted.py",
+        "self._armed = False\n        self._epoll_has_events = True",
+        "self._armed = bool(flags & 2)\n        self._epoll_has_events = True",
+        ("test_traps.py::left_there",),
+        "prep_poll_add",
+        "prep_poll_multishot",
+    ),
+    Mutant(
+        "an_interrupted_worker_is_an_error",
+        "_operation.py",
+        "CANCELLED = INTERRUPTED | {",
+        "CANCELLED = {",
+        ("test_traps.py::interrupted_worker",),
+    ),
+    Mutant(
+        "a_close_keeps_what_is_cancelled",
+        "_handle.py",
+        "            engine.flush_now()\n",
+        "            pass\n",
+        ("test_traps.py::let_go",),
+    ),
+    Mutant(
+        "what_was_not_submitted_stays",
+        "_engine.py",
+        "        prep_nop(sqe, IGNORED_ID)\n        return True",
+        "        return True",
+        ("test_traps.py::next_file",),
+    ),
+    Mutant(
+        "a_guest_has_no_eventfd",
+        "_adopted.py",
+        "self.engine.ring.register_eventfd(self._eventfd)",
+        "pass",
+        ("test_engine_guest.py::row_28",),
+    ),
+    Mutant(
+        "a_hosts_cancel_waits_for_a_pass",
+        "_adopted.py",
+        "self.submits_cancels_at_once = True",
+        "pass",
+        ("test_engine_guest.py::a_cancel_by_the_host",),
+    ),
+    Mutant(
+        "a_cancel_after_the_end_reaches_the_ring",
+        "_engine.py",
+        "        if self.closed:\n            return\n        self._cancels.append",
+        "        self._cancels.append",
+        ("test_kinds_of_run.py::collected",),
+    ),
+    Mutant(
+        "an_engine_stays_for_ever",
+        "_engine.py",
+        "        self.closed = True\n",
+        "        self.closed = True\n        Engine.__dict__['turn'].__dict__[id(self)] = self\n",
+        ("test_kinds_of_run.py::thousands",),
+    ),
+    Mutant(
+        "any_trio_is_recognised",
+        "_adopted.py",
+        "= _MANAGER_METHODS\n",
+        "= _MANAGER_METHODS or True\n",
+        ("test_kinds_of_run.py::another_loop",),
+    ),
+    Mutant(
+        "any_hot_path_is_recognised",
+        "_hot.py",
+        "co_names) == _RESCHEDULE_NAMES",
+        "co_names) != None",
+        ("test_kinds_of_run.py::another_loop",),
+    ),
+    Mutant(
+        "a_fallback_in_silence",
+        "_run.py",
+        '        warnings.warn(f"running on plain Trio: {exc}", RuntimeWarning, stacklevel=3)\n',
+        "",
+        ("test_kinds_of_run.py::without_io_uring",),
+    ),
+    Mutant(
+        "what_completed_before_a_crash_has_no_owner",
+        "_engine.py",
+        "            brought += [r.res for r",
+        "            [r.res for r",
+        ("test_kinds_of_run.py::comes_in_a_crash and (install or open)",),
+    ),
+    Mutant(
+        "what_comes_while_a_run_ends_has_no_owner",
+        "_engine.py",
+        "[*self._stash, *self.ring.close(timeout)]",
+        "self.ring.close(timeout) and []",
+        ("test_kinds_of_run.py::comes_in_a_crash and (accept or multishot)",),
+    ),
+    # The rules of the hosted driver
+    Mutant(
+        "hosted_wakes_before_the_wait",
+        "_hosted.py",
+        "            self.engine.submit()\n",
+        "            self.engine.dispatch(self.engine.turn(0))\n"
+        "            if select.select([self._eventfd], [], [], 0)[0]:\n"
+        "                os.eventfd_read(self._eventfd)\n",
+        ("test_traps.py::hosted_a_task",),
+    ),
+    Mutant(
+        "hosted_watches_no_eventfd",
+        "_hosted.py",
+        "        ring.register_eventfd(self._eventfd)\n",
+        "",
+        ("test_traps.py::hosted_operations_work",),
+    ),
+    Mutant(
+        "hosted_hooks_fail_in_silence",
+        "_hosted.py",
+        "            self.engine.fail(exc)\n",
+        "            pass\n",
+        ("test_traps.py::hosted_an_error",),
+    ),
+    Mutant(
+        "hosted_has_nobody_after_the_system_tasks",
+        "_hosted.py",
+        "if self._system_tasks_end and",
+        "if False and",
+        ("test_traps.py::hosted_operations_work",),
+    ),
+    Mutant(
+        "hosted_leaves_system_tasks_alone",
+        "_hosted.py",
+        "                while self.engine.awaits():",
+        "                while False:",
+        ("test_traps.py::hosted_system_tasks",),
+        "if self._system_tasks_end and",
+        "if False and",
+    ),
+    Mutant(
+        "hosted_forgets_its_eventfd",
+        "_hosted.py",
+        "                os.close(eventfd)\n",
+        "                pass\n",
+        ("test_traps.py::hosted_a_ring",),
+    ),
+    Mutant(
         "the_clock_jumps_over_files",
         "_clock_holder.py",
         "if self._jumps and not self._holding:",
@@ -286,9 +492,12 @@ def survives(mutant: Mutant, copy: Path) -> bool:
     """Whether the tests do not notice it."""
     file = copy / "trio_uring" / mutant.file
     text = file.read_text()
-    if mutant.old not in text:
+    if mutant.old not in text or mutant.also_old not in text:
         raise SystemExit(f"{mutant.name}: {mutant.file} does not have its text any more")
-    file.write_text(text.replace(mutant.old, mutant.new))
+    broken = text.replace(mutant.old, mutant.new)
+    if mutant.also_old:
+        broken = broken.replace(mutant.also_old, mutant.also_new)
+    file.write_text(broken)
     try:
         return run_tests(copy, mutant.tests)
     finally:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from engine_help import run_python
+from engine_help import WAIT_S, run_python
 from refusing import NO_SECCOMP
+from run_modes import MODE
 from trio._core import _run
 
 import trio_uring
@@ -29,6 +30,7 @@ HERE = Path(__file__).parent
 # What a suite of somebody else's may do. It asks the kernel whether there is a ring.
 SUITE = """
 import os
+import queue
 import socket
 import trio
 
@@ -58,9 +60,7 @@ def test_run_in_a_thread_of_a_run():
     assert trio.run(main) == 2
 
 
-def test_guest_run():
-    import queue
-
+def run_as_guest(async_fn):
     todo = queue.SimpleQueue()
     results = []
 
@@ -68,11 +68,21 @@ def test_guest_run():
         results.append(outcome.unwrap())
 
     trio.lowlevel.start_guest_run(
-        count, run_sync_soon_threadsafe=todo.put, done_callback=done
+        async_fn, todo.put, run_sync_soon_threadsafe=todo.put, done_callback=done
     )
     while not results:
         todo.get()()
-    assert results == [1]
+    return results[0]
+
+
+def test_guest_run():
+    async def main(put):
+        event = trio.Event()
+        put(event.set)
+        await event.wait()
+        return rings()
+
+    assert run_as_guest(main) == 1
 
 
 def test_sockets():
@@ -103,6 +113,7 @@ def _pytest(
         capture_output=True,
         text=True,
         check=False,
+        timeout=WAIT_S,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -225,6 +236,7 @@ async def test_fixtures_of_pytest_trio_work_with_the_runner(
     assert trio.current_time() >= 1000
 
 
+@pytest.mark.skipif(MODE == "uring", reason="this is what TRIO_URING_TEST_RUN=uring changes")
 async def test_without_the_marker_a_test_has_no_ring_until_it_uses_one() -> None:
     """pytest-trio's own runner is `trio.run`."""
     assert engine_if_any() is None

@@ -744,7 +744,7 @@ async def main():
             raise AssertionError("an io_uring that was refused")
     await trio.sleep(0)
     assert await trio.Path("/proc/self/comm").read_text()
-trio.run(main)
+run_modes.trio_run(main)  # trio_uring.run would not begin
 """
     done = run_python(program, check=False)
     if done.returncode == 77:

@@ -53,12 +53,13 @@ _OTHERS_FAULT = frozenset(
 class _Accept(Record):
     """One accept in flight, with the slot that it fills."""
 
-    __slots__ = ("closing", "connections", "file", "slot")
+    __slots__ = ("brings_fd", "closing", "connections", "file", "slot")
 
     def __init__(self, connections: AcceptedConnections, slot: int) -> None:
         self.connections = connections
         self.file: Any = connections.listener
         self.slot = slot
+        self.brings_fd = not connections._direct
         self.closing = False
         super().__init__()
 

@@ -66,11 +66,12 @@ def recognises(runner: Any) -> bool:
     try:
         manager: Any = runner.io_manager
         manager_type: Any = type(manager)
+        runner_type: Any = type(runner)
         return (
             _recognises_class(manager_type)
             and callable(manager._epoll.fileno)
             and isinstance(runner.is_guest, bool)
-            and _hot.recognises(type(runner))
+            and _hot.recognises(runner_type)
         )
     except (AttributeError, TypeError, ValueError):
         return False
@@ -83,7 +84,6 @@ def _recognises_class(manager: Any) -> bool:
         and manager.__module__ == "trio._core._io_epoll"
         and list(inspect.signature(manager.get_events).parameters) == ["self", "timeout"]
         and list(inspect.signature(manager.process_events).parameters) == ["self", "events"]
-        and [field.name for field in _Message.__attrs_attrs__] == ["abort_func"]
     )
 
 

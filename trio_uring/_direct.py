@@ -27,6 +27,7 @@ from ._capabilities import capabilities
 from ._current import current_engine
 from ._fixed_file import FixedFile
 from ._fixed_socket import FixedSocket
+from ._operation import BringsFd
 from ._prep import prep_openat, prep_openat_direct, prep_socket_direct
 from ._slots import fill_slot, reserve
 
@@ -72,7 +73,7 @@ async def open_direct(
             await _open(engine, prep_openat_direct, at, address, flags, mode, taken, pin=pin)
             return FixedFile(engine, taken)
         flags |= os.O_CLOEXEC
-        fd = await _open(engine, prep_openat, at, address, flags, mode, pin=pin)
+        fd = await _open(engine, prep_openat, at, address, flags, mode, pin=BringsFd(pin))
         return FixedFile(engine, taken, fill_slot(engine, taken, fd))
     except OSError as exc:
         engine.release_slot(taken)

@@ -205,4 +205,21 @@ class Engine(EngineBegin):
         finally:
             # A peer that does not read can hold back a notification for as long as it likes.
             only_notifications = self.in_flight == self.notifications
-            self.ring.close(0.1 if only_notifications and self.in_flight else DRAIN_TIMEOUT_S)
+            timeout = 0.1 if only_notifications and self.in_flight else DRAIN_TIMEOUT_S
+            self._close_brought([*self._stash, *self.ring.close(timeout)])
+
+    def _close_brought(self, cqes: Sequence[tuple[int, int, int]]) -> None:
+        """Closes the descriptors that operations of a crashed run have brought for nobody."""
+        brought = [
+            res
+            for user_data, res, _ in cqes
+            if (record := self.records[user_data & INDEX_MASK]).user_data == user_data
+            and getattr(record, "brings_fd", False)
+        ]
+        if self.failure is None:  # else tasks were woken without a result
+            # Completed, and the task did not run since.
+            records = (record for record in self.records if isinstance(record, Operation))
+            brought += [r.res for r in records if r.brings_fd and not r.in_flight]
+        for fd in brought:
+            if fd >= 0 and self.pid == os.getpid():
+                os.close(fd)

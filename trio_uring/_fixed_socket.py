@@ -20,7 +20,7 @@ from ._engine_begin import SCRATCH
 from ._fixed_file import _length
 from ._lib import ffi
 from ._msghdr import Msghdr
-from ._operation import F_BUFFER
+from ._operation import F_BUFFER, BringsFd
 from ._prep import (
     prep_accept,
     prep_accept_direct,
@@ -77,7 +77,9 @@ class FixedSocket(SocketReceive):
             if capabilities().install:
                 await engine.perform_on(self, prep_accept_direct, 0, 0, 0, taken, bounded=False)
                 return self._accepted(taken)
-            fd = await engine.perform_on(self, prep_accept, 0, 0, SOCK_CLOEXEC, bounded=False)
+            fd = await engine.perform_on(
+                self, prep_accept, 0, 0, SOCK_CLOEXEC, pins=BringsFd(), bounded=False
+            )
             return self._accepted(taken, fd)
         except BaseException:
             engine.release_slot(taken)

@@ -23,6 +23,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._errors import SubmissionQueueFull
+from ._operation import BringsFd
 from ._prep import prep_close_direct, prep_fixed_fd_install
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ class Handle(trio.abc.AsyncResource):
     @enable_ki_protection
     async def _install(self) -> int:
         if self._companion < 0:
-            return await self._engine.perform_on(self, _prep_install)
+            return await self._engine.perform_on(self, _prep_install, pins=BringsFd())
         self._engine.check_run()
         self._checked_slot()
         await trio.lowlevel.checkpoint()

@@ -11,6 +11,9 @@ an eventfd that the kernel signals, so that the loop wakes. Facts that decide it
   kept, and all waiters wake with it.
 * Under DEFER_TASKRUN the ring's descriptor never wakes epoll; a registered eventfd does, also for
   what completed while it was submitted.
+* A guest run of the main thread that is abandoned while its worker thread sleeps ends in that
+  thread. Trio cannot restore the wakeup descriptor of signals there, raises, and calls no
+  ``after_run``: the ring stays open, and the main thread can have no other run.
 * The system nursery is cancelled before the last async generators end: the system task goes on
   while anything is in flight.
 """
@@ -78,13 +81,15 @@ class HostedDriver(trio.abc.Instrument):
 
     def after_run(self) -> None:
         """The run is over."""
-        if self._waker is not None:
-            self._waker.end()
         try:
-            self.engine.close()
+            if self._waker is not None:
+                self._waker.end()
         finally:
-            eventfd, self._eventfd = self._eventfd, -1
-            os.close(eventfd)
+            try:
+                self.engine.close()
+            finally:
+                eventfd, self._eventfd = self._eventfd, -1
+                os.close(eventfd)
 
     def _begin_to_wait(self) -> None:
         """Starts the system task; a run that only begins has no nursery for it yet."""
@@ -113,7 +118,8 @@ class HostedDriver(trio.abc.Instrument):
 
     def wake(self) -> None:
         """Completions were taken out in mid-pass."""
-        os.eventfd_write(self._eventfd, 1)
+        if self._eventfd >= 0:
+            os.eventfd_write(self._eventfd, 1)
 
 
 class _Waker:

@@ -76,6 +76,8 @@ class Record:
     in_flight = True
     # It ends by itself in a bounded time.
     bounded = False
+    # Its result, if it is no error, is a descriptor.
+    brings_fd = False
 
     def __init__(self, user_data: int = IGNORED_ID) -> None:
         self.user_data = user_data
@@ -108,6 +110,15 @@ class Notification(Record):
     def complete(self, res: int, flags: int) -> None:
         self.engine.notifications -= 1
         self.engine.remove_record(self)
+
+
+class BringsFd:
+    """Pins of an operation whose result is a new descriptor: if nobody gets it, it is closed."""
+
+    __slots__ = ("pins",)
+
+    def __init__(self, pins: Any = None) -> None:
+        self.pins = pins
 
 
 class Operation:
@@ -180,6 +191,11 @@ class Operation:
         if self.raise_cancel is not None or self.closing:
             # A send that a worker thread was about to finish: what follows it was not cancelled.
             self.engine.cancel(self)
+
+    @property
+    def brings_fd(self) -> bool:
+        """Its result, if it is no error, is a descriptor."""
+        return isinstance(self.pins, BringsFd)
 
     def complete(self, res: int, flags: int) -> None:
         """A CQE. Called by the engine's dispatch, outside of any task."""
