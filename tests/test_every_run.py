@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from engine_help import run_python
+from engine_help import WAIT_S, run_python
 from refusing import NO_SECCOMP
 from trio._core import _run
 
@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 # What a suite of somebody else's may do. It asks the kernel whether there is a ring.
 SUITE = """
 import os
+import queue
 import socket
 import trio
 
@@ -58,9 +59,7 @@ def test_run_in_a_thread_of_a_run():
     assert trio.run(main) == 2
 
 
-def test_guest_run():
-    import queue
-
+def run_as_guest(async_fn):
     todo = queue.SimpleQueue()
     results = []
 
@@ -68,11 +67,21 @@ def test_guest_run():
         results.append(outcome.unwrap())
 
     trio.lowlevel.start_guest_run(
-        count, run_sync_soon_threadsafe=todo.put, done_callback=done
+        async_fn, todo.put, run_sync_soon_threadsafe=todo.put, done_callback=done
     )
     while not results:
         todo.get()()
-    assert results == [1]
+    return results[0]
+
+
+def test_guest_run():
+    async def main(put):
+        event = trio.Event()
+        put(event.set)
+        await event.wait()
+        return rings()
+
+    assert run_as_guest(main) == 1
 
 
 def test_sockets():
@@ -103,6 +112,7 @@ def _pytest(
         capture_output=True,
         text=True,
         check=False,
+        timeout=WAIT_S,
     )
     return done.returncode, done.stdout + done.stderr
 
