@@ -100,6 +100,8 @@ class EveryRunManager(_EpollIOManager):  # type: ignore[misc]
         plain = _Plain(self)
         if self.driver_name == _hosted.HostedDriver.name:
             set_engine(_hosted.HostedDriver(OPTIONS, self._ring).engine)
+            # Its system task may have been made runnable after the timeout of this pass was fixed.
+            self.force_wakeup()
             return plain
         runner = _adopted.current_runner()
         runner.io_manager = plain
