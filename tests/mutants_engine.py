@@ -51,8 +51,8 @@ MUTANTS = [
     Mutant(
         "ring_closes_without_draining",
         "_engine.py",
-        "else DRAIN_TIMEOUT_S)",
-        "else 0)",
+        "else DRAIN_TIMEOUT_S\n",
+        "else 0\n",
         ("test_promises.py::promise_1_a_ring_that_waits",),
     ),
     # Promise 2
@@ -124,9 +124,9 @@ MUTANTS = [
     ),
     Mutant(
         "no_generation_check",
-        "_engine.py",
-        "if record.user_data == user_data:\n                record.complete",
-        "if True:\n                record.complete",
+        "_hot.py",
+        " or record.user_data != user_data:",
+        ":",
         ("test_engine_queues.py::row_9",),
     ),
     # Promise 5
@@ -163,8 +163,8 @@ MUTANTS = [
     Mutant(
         "an_empty_send_is_no_checkpoint",
         "_fixed_socket.py",
-        "            if not nbytes:\n                await trio.lowlevel.checkpoint()\n",
-        "",
+        "                self._checked_slot()\n                await trio.lowlevel.checkpoint()\n",
+        "                self._checked_slot()\n",
         ("test_promises.py::promise_6",),
     ),
     Mutant(
@@ -221,8 +221,8 @@ MUTANTS = [
     # Promise 9
     Mutant(
         "any_run_may_use_any_ring",
-        "_adopted.py",
-        "if runner is not self._runner:",
+        "_hot.py",
+        "if task._runner is not self._runner:",
         "if False:",
         ("test_promises.py::promise_9", "test_engine_process.py::row_63"),
     ),
@@ -238,8 +238,8 @@ MUTANTS = [
     Mutant(
         "cancels_are_lost_when_the_queue_is_full",
         "_engine.py",
-        "        self._stash += self.ring.turned(count)\n",
-        "        self.ring.turned(count)\n",
+        "        self._stash += taken\n",
+        "",
         ("test_engine_queues.py::row_15 or row_21",),
     ),
     Mutant(
@@ -456,7 +456,7 @@ MUTANTS = [
     Mutant(
         "the_clock_jumps_over_files",
         "_clock_holder.py",
-        "if self._jumps and not self._holding:",
+        "if self.jumps and not self._holding:",
         "if False:",
         ("test_engine_process.py::row_75",),
     ),
