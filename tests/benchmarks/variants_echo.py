@@ -288,11 +288,10 @@ def liburing_echo() -> None:
     prepare(lib.io_uring_prep_accept, listening.fileno(), _ACCEPT)
     while True:
         lib.io_uring_submit_and_wait(ring, 1)
-        ready = lib.io_uring_cq_ready(ring)
-        lib.io_uring_peek_cqe(ring, cqe)
-        for number in range(ready):
-            entry = cqe[number]
-            res, user_data = entry.res, entry.user_data
+        ready = 0
+        for _ in lib.CqeIter(ring, cqe):
+            ready += 1
+            res, user_data = cqe[0].res, cqe[0].user_data
             fd, kind = user_data >> 8, user_data & 0xFF
             if kind == _ACCEPT:
                 buffers[res] = bytearray(4096)
