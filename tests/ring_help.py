@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -73,3 +75,23 @@ def a_file(directory: Path, content: bytes = b"") -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextmanager
+def a_socketpair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    left, right = socket.socketpair()
+    with left, right:
+        yield left, right
+
+
+def is_locked(buffer: bytearray) -> bool:
+    """The buffer is exported: it cannot change its size."""
+    for _ in range(2):
+        try:
+            buffer.append(0)
+        except BufferError:
+            gc.collect()  # tracebacks of errors that a test expected hold exports too
+        else:
+            del buffer[-1]
+            return False
+    return True

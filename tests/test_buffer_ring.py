@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from kernel_help import needs, raises_errno, skip_if_lacking
-from ring_help import open_ring, run_one, wait_cqes
+from ring_help import is_locked, open_ring, run_one, wait_cqes
 
 from trio_uring.lowlevel import (
     CQE_BUFFER_SHIFT,
@@ -74,16 +74,6 @@ def recv(ring: Ring, sock: socket.socket, nbytes: int = 0) -> Cqe:
 def buffer_id(cqe: Cqe) -> int:
     assert cqe.flags & CqeFlag.BUFFER
     return cqe.flags >> CQE_BUFFER_SHIFT
-
-
-def is_locked(buffer: bytearray) -> bool:
-    """The buffer is exported: it cannot be resized."""
-    try:
-        buffer.append(0)
-    except BufferError:
-        return True
-    buffer.pop()
-    return False
 
 
 # -- taking and giving back ------------------------------------------------------------------------
@@ -288,7 +278,6 @@ def test_the_tail_wraps_at_65536(ring: Ring, two: BufferRing) -> None:
         two.add(memory, 1, 1)
         two.advance(2)
     assert two.tail == 2
-    assert int.from_bytes(two.entry_memory[14:16], "little") == 2
     with pair() as (mine, peer):
         peer.send(b"still")
         assert bytes(two.get(recv(ring, mine))) == b"still"
@@ -382,7 +371,6 @@ def test_closing_the_ring_frees_its_buffer_rings(ring: Ring, two: BufferRing) ->
         two.get(cqe)
     with pytest.raises(RingClosedError):
         two.put(cqe)
-    assert len(two.entry_memory) == 0
     two.free()
 
 

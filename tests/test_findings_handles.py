@@ -18,6 +18,7 @@ import attrs
 import pytest
 import trio
 from engine_help import WAIT_S, connect, engine, listen, passes, run_python, socket_pair
+from ring_help import is_locked
 
 import trio_uring
 from trio_uring import RingOptions, _capabilities
@@ -66,15 +67,6 @@ def path(tmp_path: Path) -> Path:
     found = tmp_path / "mine"
     found.write_bytes(b"0123456789")
     return found
-
-
-def is_locked(buffer: bytearray) -> bool:
-    try:
-        buffer.append(0)
-        del buffer[-1]
-    except BufferError:
-        return True
-    return False
 
 
 @contextmanager

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from kernel_help import needs
-from ring_help import a_pipe, open_ring, run_one, wait_cqes
+from ring_help import a_pipe, a_socketpair, is_locked, open_ring, run_one, wait_cqes
 
 from trio_uring.lowlevel import (
     Cqe,
@@ -25,28 +23,9 @@ from trio_uring.lowlevel import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from trio_uring.lowlevel import Ring
 
 GROUP = 3
-
-
-@contextmanager
-def a_socketpair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    left, right = socket.socketpair()
-    with left, right:
-        yield left, right
-
-
-def is_locked(buffer: bytearray) -> bool:
-    """The buffer is exported: it cannot change its size."""
-    try:
-        buffer.append(0)
-        del buffer[-1]
-    except BufferError:
-        return True
-    return False
 
 
 # -- 1: memory of a ring that is closed ------------------------------------------------------------

@@ -19,7 +19,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ring_help import WAIT_S, a_pipe, open_ring, run_one, wait_cqes
+from ring_help import WAIT_S, a_pipe, a_socketpair, is_locked, open_ring, run_one, wait_cqes
 
 from trio_uring import _queue, _queue_close
 from trio_uring.lowlevel import (
@@ -50,23 +50,6 @@ SIZE = 5000
 
 class Buffer(bytearray):
     """A bytearray that can be watched."""
-
-
-@contextlib.contextmanager
-def a_socketpair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    left, right = socket.socketpair()
-    with left, right:
-        yield left, right
-
-
-def is_locked(buffer: bytearray) -> bool:
-    """The buffer is exported: it cannot change its size."""
-    try:
-        buffer.append(0)
-        del buffer[-1]
-    except BufferError:
-        return True
-    return False
 
 
 def churn() -> list[bytearray]:

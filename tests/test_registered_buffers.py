@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from kernel_help import needs, raises_errno
-from ring_help import open_ring, run_one, wait_cqes
+from ring_help import is_locked, open_ring, run_one, wait_cqes
 
 from trio_uring._prep import prep_read_fixed
 from trio_uring.lowlevel import CloneFlag, Cqe, Feature, PinnedBuffer, SetupFlag
@@ -65,18 +65,6 @@ def needs_updates(ring: Ring) -> None:
 def read_fixed(ring: Ring, fd: int, buffer: bytearray | PinnedBuffer, index: int) -> int:
     ring.read_fixed(1, fd, buffer, 0, index)
     return run_one(ring).res
-
-
-def is_locked(buffer: bytearray) -> bool:
-    """The buffer is exported: it cannot be resized."""
-    # Tracebacks of errors that a test expected hold exports.
-    gc.collect()
-    try:
-        buffer.append(0)
-    except BufferError:
-        return True
-    buffer.pop()
-    return False
 
 
 def test_registered_buffers_are_read_into_and_written_from(ring: Ring, fd: int) -> None:

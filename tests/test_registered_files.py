@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from fdinfo import used_slots
 from kernel_help import needs, raises_errno, skip_if_lacking
 from ring_help import open_ring, run_one, wait_cqes
 
 from trio_uring.lowlevel import FILE_INDEX_ALLOC, FILES_SKIP, Cqe, Feature
+from trio_uring.testing import used_slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

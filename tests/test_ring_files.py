@@ -10,8 +10,8 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from kernel_help import completes, skip_unknown
 from ring_help import a_file, a_pipe, open_ring, run_one, wait_cqes
-from ring_helpers import completes, skip_unknown
 
 from trio_uring.lowlevel import (
     CQE_BUFFER_SHIFT,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kernel_help import completes
 from ring_help import a_pipe, open_ring, wait_cqes
-from ring_helpers import completes
 
 from trio_uring.lowlevel import (
     CqeFlag,

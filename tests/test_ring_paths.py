@@ -9,8 +9,8 @@ import pathlib
 from typing import TYPE_CHECKING
 
 import pytest
+from kernel_help import completes
 from ring_help import a_file, open_ring, run_one
-from ring_helpers import completes
 
 from trio_uring.lowlevel import AT_FDCWD, FILE_INDEX_ALLOC, OpenHow, Statx
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from kernel_help import both_complete, completes, skip_unknown
 from ring_help import open_ring, run_one, wait_cqes
-from ring_helpers import both_complete, completes, skip_unknown
 
 from trio_uring.lowlevel import (
     CQE_BUFFER_SHIFT,

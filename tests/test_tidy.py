@@ -25,18 +25,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("_trial*", "_probe"),
     ),
     "L3 engine": (
-        *(
-            "_options",
-            "_statistics",
-            "_driver",
-            "_capabilities",
-            "_statistics",
-            "_driver",
-            "_operation",
-            "_engine*",
-            "_shared_buffers",
-            "_slots",
-        ),
+        *("_options", "_statistics", "_driver", "_capabilities", "_operation", "_engine*"),
+        *("_shared_buffers", "_slots", "_hot"),
         *("_adopted", "_hosted", "_clock_holder", "_current", "_run", "_every_run"),
     ),
     "L4 handles": (

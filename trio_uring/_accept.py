@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import Abort, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from ._capabilities import capabilities
 from ._operation import CANCELLED
@@ -25,7 +25,6 @@ from ._slots import reserve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
 
     from ._fixed_socket import FixedSocket
 
@@ -55,6 +54,9 @@ class _Accept:
     """One accept in flight, with the slot that it fills."""
 
     __slots__ = ("closing", "connections", "file", "slot", "user_data")
+    task = None
+    in_flight = True
+    bounded = False
 
     def __init__(self, connections: AcceptedConnections, slot: int) -> None:
         self.connections = connections
@@ -77,7 +79,7 @@ class AcceptedConnections:
         self._accepts: set[_Accept] = set()
         self._ready: deque[FixedSocket] = deque()
         self._error: OSError | None = None
-        self._waiting: Any = None
+        self._parked = trio.lowlevel.ParkingLot()
         # What a task that waits for a slot here wants to be told: the end of this, or of the
         # listener.
         self._waiting_for_slot: set[Callable[[], None]] = set()
@@ -99,7 +101,7 @@ class AcceptedConnections:
     async def __aexit__(self, *exc_info: object) -> None:
         self._ended = True
         self._engine.table.when_scarce.discard(self._yield_slots)
-        self._wake()  # another task, that is in __anext__
+        self._parked.unpark_all()  # another task, that is in __anext__
         for end in list(self._waiting_for_slot):
             end()
         for accept in self._accepts:
@@ -107,7 +109,7 @@ class AcceptedConnections:
         # Cancelled accepts end at once; what they still bring is closed with the rest.
         with trio.CancelScope(shield=True):
             while self._accepts:
-                await self._wait()
+                await self._parked.park()
             while self._ready:
                 await trio.aclose_forcefully(self._ready.pop())
 
@@ -143,7 +145,7 @@ class AcceptedConnections:
                 [slot] = await reserve(self._engine, until_closed=self._until_closed)
                 self._submit(slot)
             self._take_ahead()
-            await self._wait()
+            await self._parked.park()
             self._check_open()
 
     def _check_open(self) -> None:
@@ -182,14 +184,12 @@ class AcceptedConnections:
             prep_accept_direct(sqe, number, 0, 0, 0, slot, accept.user_data, listener._fixed)
         else:
             prep_accept(sqe, number, 0, 0, _SOCK_CLOEXEC, accept.user_data, listener._fixed)
-        engine.in_flight += 1
         listener._in_flight += 1
         self._accepts.add(accept)
 
     def _accept_ended(self, accept: _Accept, res: int) -> None:
         """The CQE of one accept."""
         engine = self._engine
-        engine.in_flight -= 1
         engine.remove_record(accept)
         self._accepts.discard(accept)
         if res >= 0:
@@ -205,19 +205,4 @@ class AcceptedConnections:
             if -res not in _OTHERS_FAULT and res not in CANCELLED:
                 self._error = OSError(-res, os.strerror(-res))
         self.listener._operation_ended()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None:
-            task, self._waiting = self._waiting, None
-            trio.lowlevel.reschedule(task)
-
-    async def _wait(self) -> None:
-        """Sleeps until an accept has ended."""
-        self._waiting = trio.lowlevel.current_task()
-
-        def abort(_: Callable[[], NoReturn]) -> Abort:
-            self._waiting = None
-            return Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        self._parked.unpark_all()

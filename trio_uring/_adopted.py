@@ -21,9 +21,8 @@ Some facts about Trio's loop and about io_uring decide its shape.
   tasks.
 
 Private names of Trio in use, the same in every release from 0.22 to 0.35: ``GLOBAL_RUN_CONTEXT``
-with ``runner`` and ``task``; ``Runner.io_manager``, ``is_guest``, ``reschedule``, ``clock``;
-``EpollIOManager._epoll`` and the eight public methods of a manager; ``WaitTaskRescheduled``.
-`recognises` checks them.
+with ``runner``; ``Runner.io_manager``, ``is_guest``, ``clock``; ``EpollIOManager._epoll`` and the
+eight public methods of a manager; and those of `_hot`. `recognises` checks them.
 """
 
 from __future__ import annotations
@@ -32,20 +31,17 @@ import contextlib
 import inspect
 import os
 import select
-import types
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from trio._core import _run, _traps
+from trio._core import _run
 
+from . import _hot
 from ._clock_holder import ClockHolder
-from ._engine import Engine
 from ._operation import EPOLL_ID
 from ._prep import prep_poll_add
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
     from ._engine_ring import EngineRing
     from ._options import RingOptions
 
@@ -62,7 +58,6 @@ _MANAGER_METHODS = frozenset(
     }
 )
 _context: Any = _run.GLOBAL_RUN_CONTEXT
-_Message: Any = _traps.WaitTaskRescheduled
 
 
 def recognises(runner: Any) -> bool:
@@ -76,8 +71,7 @@ def recognises(runner: Any) -> bool:
             and list(inspect.signature(manager.process_events).parameters) == ["events"]
             and callable(manager._epoll.fileno)
             and isinstance(runner.is_guest, bool)
-            and callable(runner.reschedule)
-            and [field.name for field in _Message.__attrs_attrs__] == ["abort_func"]
+            and _hot.recognises(runner)
         )
     except (AttributeError, TypeError, ValueError):
         return False
@@ -95,27 +89,23 @@ def current_runner() -> Any:
         raise RuntimeError("must be called from async context") from None
 
 
-@types.coroutine
-def _sleep(message: Any) -> Generator[Any, Any, Any]:
-    return (yield message)
-
-
 class AdoptedDriver:
     """Takes the place of ``runner.io_manager``, with the epoll manager inside."""
 
     name = "adopted"
-    sleep = staticmethod(_sleep)
+    # As a record of the engine: for the poll of the epoll descriptor.
+    task = None
+    in_flight = False
 
     def __init__(self, runner: Any, options: RingOptions, ring: EngineRing) -> None:
         self._runner = runner
         self._inner: Any = runner.io_manager
-        self.reschedule = runner.reschedule
         self._thread = get_ident()
         self.submits_cancels_at_once = False
-        self._clock_holder = ClockHolder(runner.clock)
-        self.engine = Engine(options, self, ring)
-        self._clock_holder.engine = self.engine
-        self.operation_began = self._clock_holder.hold
+        holder = ClockHolder(runner.clock)
+        self.clock_jumps = holder.jumps
+        self.operation_began = holder.hold
+        self.engine = holder.engine = _hot.HotEngine(options, self, ring, runner)
         self._epoll_fd: int = self._inner._epoll.fileno()
         self._armed = False
         self._epoll_has_events = False
@@ -136,7 +126,7 @@ class AdoptedDriver:
             self._become_guest()
         if not self._armed:
             self._arm()
-        return self.engine.turn(int(timeout * 1e9))
+        return self.engine.turn(int(timeout * 1e9) if timeout else 0)
 
     def process_events(self, events: list[tuple[int, int, int]]) -> None:
         """Wakes the tasks of these completions, then those that epoll has ready."""
@@ -219,22 +209,6 @@ class AdoptedDriver:
         """Completions were taken out in mid-pass: a sleeping guest run must come and get them."""
         if self._eventfd >= 0:
             os.eventfd_write(self._eventfd, 1)
-
-    # -- what the engine calls -----------------------------------------------------------------
-
-    def make_message(self, abort: Callable[..., Any]) -> Any:
-        """What a task yields to Trio to sleep until it is rescheduled."""
-        return _Message(abort)
-
-    def current_task(self) -> Any:
-        """The running task, if it is one of this run."""
-        try:
-            task, runner = _context.task, _context.runner
-        except AttributeError:
-            raise RuntimeError("must be called from async context") from None
-        if runner is not self._runner:
-            raise RuntimeError("this handle belongs to another Trio run")
-        return task
 
 
 # Identity matters: what the worker thread of a guest run returns for "enter the ring".

@@ -162,6 +162,16 @@ class BufferRing:
         lib.tu_buf_ring_advance(memory, count)
         self._tail = (self._tail + count) & 0xFFFF
 
+    def give(self, ids: CData, count: int, base: int, nbytes: int) -> None:
+        """Adds and shows buffers by their ids (``uint16_t[]``), in memory that the caller keeps.
+
+        They have ``nbytes`` each and follow each other from the address ``base`` on. For code that
+        does without `add` and `get`.
+        """
+        _, memory = self._live()
+        lib.tu_buf_ring_give(memory, self._mask, ids, count, base, nbytes)
+        self._tail = (self._tail + count) & 0xFFFF
+
     def fill(self, memory: WritableBuffer, nbytes: int) -> int:
         """Cuts ``memory`` into buffers of ``nbytes`` with the ids 0, 1, 2, ..., and adds them all.
 
@@ -255,15 +265,6 @@ class BufferRing:
         return memoryview(ffi.buffer(pin))[first : first + nbytes]
 
     # -- state ---------------------------------------------------------------------------------
-
-    @property
-    def entry_memory(self) -> memoryview:
-        """The entries as the kernel sees them: 16 bytes each, address, length and id (``=QIH2x``).
-
-        For code that writes them without `add`, and keeps the memory that they name. The last two
-        bytes of the first entry are the ring's tail: never to be written. Empty after `free`.
-        """
-        return self._entries
 
     @property
     def tail(self) -> int:

@@ -25,12 +25,12 @@ class ClockHolder:
     def __init__(self, clock: trio.abc.Clock) -> None:
         # Nobody has a MockClock who did not import it.
         testing = sys.modules.get("trio.testing")
-        self._jumps = testing is not None and isinstance(clock, testing.MockClock)
+        self.jumps = testing is not None and isinstance(clock, testing.MockClock)
         self._holding = False
 
     def hold(self) -> None:
         """An operation on a file has begun, and was the first in flight."""
-        if self._jumps and not self._holding:
+        if self.jumps and not self._holding:
             try:
                 trio.lowlevel.spawn_system_task(self._hold)
             except RuntimeError:

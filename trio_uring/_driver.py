@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 
 class Driver(Protocol):
@@ -14,10 +11,7 @@ class Driver(Protocol):
 
     name: str
     submits_cancels_at_once: bool
+    clock_jumps: bool
 
-    def make_message(self, abort: Callable[..., Any]) -> Any: ...
-    def sleep(self, message: Any, /) -> Awaitable[Any]: ...
-    def current_task(self) -> Any: ...
-    def reschedule(self, task: Any, result: Any, /) -> None: ...
     def operation_began(self) -> None: ...
     def wake(self) -> None: ...

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The heart of a run: submits operations, hands completions to tasks, cancels. Knows no driver.
 
-One engine per Trio run. A driver (`_adopted`) calls `turn` once per pass of Trio's loop and gives
-the completions to `dispatch`; it also says how a task sleeps and how it is woken.
+One engine per Trio run. A driver calls `turn` once per pass of Trio's loop and gives the
+completions to `dispatch`. This is the plain form, with Trio's public names only; `_hot` has the
+same for a Trio whose loop it knows, in fewer steps.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import resource
 import time
+from struct import error as StructError
 from typing import TYPE_CHECKING, Any
 
 from outcome import Error
-from trio.lowlevel import current_trio_token, enable_ki_protection
+from trio import lowlevel
+from trio.lowlevel import enable_ki_protection
 
-from ._capabilities import capabilities, require_direct_descriptors
+from ._engine_files import EngineFiles
 from ._errors import SubmissionQueueFull
-from ._file_table import FileTable
 from ._operation import (
     EPOLL_ID,
     IGNORED_ID,
@@ -29,11 +30,10 @@ from ._operation import (
     Operation,
 )
 from ._prep import prep_cancel, prep_nop
-from ._shared_buffers import SharedBuffers
+from ._prep_entry import pack_any
 
 if TYPE_CHECKING:
-    import weakref
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ._driver import Driver
     from ._engine_ring import EngineRing
@@ -49,21 +49,20 @@ _TRY_AGAIN = frozenset({-errno.EINTR, -errno.ETIME, -errno.EBUSY, -errno.EAGAIN}
 # How long the end of a run waits for operations that cannot be cancelled: a disk read that began.
 DRAIN_TIMEOUT_S = 10.0
 
+# For `Engine.begin_transfer`: the record's own memory.
+SCRATCH = -1
 
-class Engine:
+
+class Engine(EngineFiles):
     """One ring, its file table, and the operations in flight."""
 
     def __init__(self, options: RingOptions, driver: Driver, ring: EngineRing) -> None:
-        self.options = options
+        super().__init__(options, ring)
         self.driver = driver
-        self.make_message = driver.make_message
-        self._sleep = driver.sleep
-        self.reschedule = driver.reschedule
-        self._current_task = driver.current_task
-        self.ring = ring
-        self.token = current_trio_token()
-        self.pid = os.getpid()
-        self.closed = False
+        self.clock_jumps = driver.clock_jumps
+        self.token = lowlevel.current_trio_token()
+        # What broke the driver; every later use raises it.
+        self.failure: BaseException | None = None
 
         self.records: list[Any] = [Ignored(), Ignored(EPOLL_ID)]
         assert len(self.records) == OWN_IDS
@@ -78,46 +77,36 @@ class Engine:
         self._stash: list[tuple[int, int, int]] = []
         self._flushed = 0
 
-        self.in_flight = 0
-        # Of them, zero-copy sends that are done but for the word that their data are free.
+        # Zero-copy sends that are done but for the word that their data are free.
         self.notifications = 0
-        self.bounded_in_flight = 0
         self.completed = 0
         self.queue_full_count = self.overflow_count = 0
         self.cancels_sent = self.late_completions = 0
 
-        self._table: FileTable | None = None
-        # (slot, companion) of handles that were dropped without being closed: appended by __del__,
-        # which may run anywhere; emptied by the next pass.
-        self.reclaim: list[tuple[int, int]] = []
-        self.buffers: SharedBuffers | None = None
-        self._buffers_tried = False
-        self.flags = 0
-        self.files: dict[int, weakref.ref[Any]] = {}
+    @property
+    def in_flight(self) -> int:
+        """Operations prepared or submitted whose final CQE was not seen."""
+        return sum(record.in_flight for record in self.records)
+
+    @property
+    def bounded_in_flight(self) -> int:
+        """Of them, those that a `MockClock` must not jump over; 0 with other clocks."""
+        return sum(record.in_flight and record.bounded for record in self.records)
 
     # -- preparing -----------------------------------------------------------------------------
 
-    def begin(self, file: Any, bounded: bool) -> tuple[Operation, Sqe]:
-        """A record and an SQE for one operation of the current task.
+    def current_task(self) -> Any:
+        """The running task, if it is one of this run.
 
-        ``file``: the handle whose slot the SQE names. ``bounded``: it ends by itself in a bounded
-        time, as on a file; a `MockClock` does not jump meanwhile.
+        Raises:
+            RuntimeError: it is not, or there is none.
         """
-        task = self._current_task()
-        sqe = self.own_sqe()
-        operation = self.pool.pop() if self.pool else self._new_record()
-        operation.task = task
-        operation.position = (self.ring.tail - 1) & U32
-        self.in_flight += 1
-        if file is not None:
-            operation.file = file
-            file._in_flight += 1
-        if bounded:
-            operation.bounded = True
-            self.bounded_in_flight += 1
-            if self.bounded_in_flight == 1:
-                self.driver.operation_began()
-        return operation, sqe
+        task = lowlevel.current_task()
+        if lowlevel.current_trio_token() is not self.token:
+            raise RuntimeError("this handle belongs to another Trio run")
+        if self.failure is not None:
+            raise self.failure
+        return task
 
     def check_run(self) -> None:
         """Raises outside of the run of this engine, before anything is changed.
@@ -126,15 +115,80 @@ class Engine:
             RuntimeError: in another run, or none.
             ForkedRingError: in a child of its process.
         """
-        self._current_task()
+        self.current_task()
         if self.ring.fd < 0:
             self.ring.cq_ready()  # raises what is wrong
+
+    def begin(self, file: Any, bounded: bool) -> tuple[Operation, Sqe]:
+        """A record and an SQE for one operation of the current task.
+
+        ``file``: the handle whose slot the SQE names. ``bounded``: it ends by itself in a bounded
+        time, as on a file; a `MockClock` does not jump meanwhile.
+        """
+        task = self.current_task()
+        sqe = self.own_sqe()
+        operation = self.pool.pop() if self.pool else self._new_record()
+        operation.task = task
+        operation.position = (self.ring.tail - 1) & U32
+        if file is not None:
+            operation.file = file
+            file._in_flight += 1
+        if bounded:
+            self.hold_clock(operation)
+        return operation, sqe
+
+    def begin_transfer(
+        self,
+        file: Any,
+        opcode: int,
+        sqe_flags: int,
+        address: int,
+        nbytes: int,
+        offset: int,
+        op_flags: int = 0,
+        pins: Any = None,
+    ) -> Operation:
+        """Begins a read, write, send or receive on a handle, for `wait` or `wait_prompt`.
+
+        ``address`` may be `SCRATCH`: up to `SCRATCH_BYTES` of memory that the record has. KERNEL
+        OWNS ``pins`` until the final CQE.
+
+        Raises:
+            trio.ClosedResourceError: the handle is closed.
+            RuntimeError: not in the run of this engine.
+        """
+        number = file._checked_number()
+        operation, sqe = self.begin(file, False)
+        operation.pins = pins
+        if address == SCRATCH:
+            address = operation.scratch_at or operation.make_scratch()
+        try:
+            pack_any(
+                sqe.memory,
+                sqe.at,
+                opcode,
+                sqe_flags | file._fixed,
+                number,
+                offset,
+                address,
+                nbytes,
+                op_flags,
+                operation.user_data,
+            )
+        except BaseException as exc:
+            raise self.discarded(operation, exc) from None
+        return operation
+
+    def hold_clock(self, operation: Operation) -> None:
+        """The operation ends by itself in a bounded time: a `MockClock` waits for it."""
+        if self.clock_jumps:
+            operation.bounded = True
+            self.driver.operation_began()
 
     def keep_until_notified(self, operation: Operation) -> None:
         """The operation has its result, but one more CQE will come for its user_data."""
         tail = Notification(self, operation.user_data, operation.pins)
         self.records[operation.index] = tail
-        self.in_flight += 1
         self.notifications += 1
         operation.index = len(self.records)
         operation.user_data = operation.index
@@ -152,6 +206,16 @@ class Engine:
         except SubmissionQueueFull:
             self._submit_full_queue()
             return self.ring.get_sqe()
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def wait(self, operation: Operation) -> Awaitable[int]:
+        """Sleeps until the operation has ended; its result, or what `Operation.unwrap` raises."""
+        return lowlevel.wait_task_rescheduled(operation.abort)  # noqa: ASYNC105
+
+    def wait_prompt(self, operation: Operation) -> Awaitable[int]:
+        """`wait` for one that mostly completes as it is submitted: a read of what is cached."""
+        return self.wait(operation)
 
     @enable_ki_protection
     async def perform(
@@ -171,11 +235,9 @@ class Engine:
         operation.pins = pins
         try:
             prep(sqe, *args, operation.user_data, flags)
-        except BaseException:
-            self._discard(operation)
-            raise
-        result: int = (await self._sleep(operation.message)).unwrap()
-        return result
+        except BaseException as exc:
+            raise self.discarded(operation, exc) from None
+        return await (self.wait_prompt(operation) if bounded else self.wait(operation))
 
     @enable_ki_protection
     async def perform_on(
@@ -193,20 +255,20 @@ class Engine:
         operation.pins = pins
         try:
             prep(sqe, number, *args, operation.user_data, flags | file._fixed)
-        except BaseException:
-            self._discard(operation)
-            raise
-        result: int = (await self._sleep(operation.message)).unwrap()
-        return result
+        except BaseException as exc:
+            raise self.discarded(operation, exc) from None
+        return await (self.wait_prompt(operation) if bounded else self.wait(operation))
 
-    def _discard(self, operation: Operation) -> None:
-        """Takes back a record whose SQE could not be written."""
+    def discarded(self, operation: Operation, error: BaseException) -> BaseException:
+        """Takes back a record whose SQE could not be written; the exception to raise."""
         file = operation.file
         prep_nop(self.ring.entry(operation.position), IGNORED_ID)
-        self._ended(operation)
-        operation._recycle()
+        operation.recycle()
         if file is not None:
             file._operation_ended()
+        if isinstance(error, StructError):
+            return ValueError(f"an argument does not fit its field of the entry: {error}")
+        return error
 
     def take_back(self, operation: Operation) -> bool:
         """Makes the operation's SQE a NOP, if it was not submitted yet."""
@@ -219,13 +281,7 @@ class Engine:
         if sqe.user_data != operation.user_data:
             return False  # the position of an operation that is 2**32 SQEs old
         prep_nop(sqe, IGNORED_ID)
-        self._ended(operation)
         return True
-
-    def _ended(self, operation: Operation) -> None:
-        self.in_flight -= 1
-        if operation.bounded:
-            self.bounded_in_flight -= 1
 
     # -- cancelling ----------------------------------------------------------------------------
 
@@ -247,10 +303,10 @@ class Engine:
             held = getattr(record, "file", None)
             if held is not file and file not in getattr(held, "members", ()):
                 continue
+            if not record.in_flight:
+                continue  # its task has not run since
             record.closing = True
             if isinstance(record, Operation) and self.take_back(record):
-                self.in_flight += 1  # complete() counts it down again
-                self.bounded_in_flight += record.bounded
                 record.complete(-errno.ECANCELED, 0)
             else:
                 self.cancel(record)
@@ -271,7 +327,7 @@ class Engine:
 
         One system call at the most. An empty list: the time is over.
         """
-        self._give_up()
+        self._hand_over()
         deadline = 0
         if timeout_ns:
             if self._stash:
@@ -290,13 +346,14 @@ class Engine:
             if not timeout_ns or (timeout_ns := deadline - time.monotonic_ns()) <= 0:
                 break
         cqes = self.ring.turned(count)
+        self.completed += len(cqes)
         if self._stash:
             cqes, self._stash = self._stash + cqes, []
         return cqes
 
     def submit(self) -> None:
         """Submits what is prepared, for a driver whose loop sleeps elsewhere."""
-        self._give_up()
+        self._hand_over()
         code = self.ring.submit_now()
         self._flushed = self.ring.tail
         if code < 0 and code not in _TRY_AGAIN:
@@ -304,41 +361,42 @@ class Engine:
 
     def awaits(self) -> bool:
         """A task waits for an operation of its own; multishots are not counted."""
-        return any(isinstance(record, Operation) and record.task for record in self.records)
+        return any(isinstance(record, Operation) and record.in_flight for record in self.records)
 
     def has_news(self) -> bool:
         """The next `dispatch` has something to do: a loop that sleeps elsewhere must not."""
         return bool(self._stash) or self.ring.has_completions()
 
-    def _give_up(self) -> None:
+    def _hand_over(self) -> None:
         """What must reach the kernel before it is entered: cancels, buffers."""
         if self._cancels:
             self._write_cancels()
         buffers = self.buffers
-        if buffers is not None and buffers.has_returned:
+        if buffers is not None and buffers.returned:
             buffers.give_back()
 
     def fail(self, failure: BaseException) -> None:
         """The driver broke: every task that waits for an operation gets the error."""
+        self.failure = failure
         for record in self.records:
-            task = getattr(record, "task", None)
-            if task is not None:
-                record.task = None
-                self.reschedule(task, Error(failure))
+            if isinstance(record, Operation) and record.in_flight:
+                task, record.task = record.task, None
+                lowlevel.reschedule(task, Error(failure))
 
-    def dispatch(self, cqes: Iterable[tuple[int, int, int]]) -> None:
+    def dispatch(self, cqes: Sequence[tuple[int, int, int]]) -> None:
         """Hands each completion to its record."""
-        records = self.records
         for user_data, res, flags in cqes:
-            record = records[user_data & INDEX_MASK]
-            self.completed += 1
-            if record.user_data == user_data:
-                record.complete(res, flags)
-            else:
-                self.late_completions += 1
+            self.complete(self.records[user_data & INDEX_MASK], user_data, res, flags)
         # Here and not before the wait: who gets a slot now must not sleep through it.
         if self.reclaim:
             self.reclaim_dropped()
+
+    def complete(self, record: Any, user_data: int, res: int, flags: int) -> None:
+        """Hands one completion to the record, unless it has had its final one."""
+        if record.user_data == user_data:
+            record.complete(res, flags)
+        else:
+            self.late_completions += 1
 
     def flush_now(self) -> None:
         """Submits what is prepared, cancels included, and lets the kernel work it off.
@@ -365,77 +423,11 @@ class Engine:
         self._flushed = self.ring.tail
         if count < 0 and count not in _TRY_AGAIN:
             self.ring.check(count, "io_uring_enter")
-        self._stash += self.ring.turned(count)
+        taken = self.ring.turned(count)
+        self.completed += len(taken)
+        self._stash += taken
         if self._stash:
             self.driver.wake()
-
-    # -- slots ---------------------------------------------------------------------------------
-
-    @property
-    def table(self) -> FileTable:
-        """The file table; registered when it is first needed."""
-        if self._table is None:
-            require_direct_descriptors()
-            self._table = FileTable(self._register_table(), self.options.slots_manual)
-        return self._table
-
-    def _register_table(self) -> int:
-        slots_max = self.options.slots_max
-        if not capabilities().install:
-            return slots_max  # counted, but the files are in ordinary descriptors
-        try:
-            self.ring.register_files_sparse(slots_max)
-        except OSError as exc:
-            # A table may not be larger than the soft RLIMIT_NOFILE; 5.15 has a limit of 32768 too.
-            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            smaller = min(soft, 32768)
-            if exc.errno != errno.EMFILE or smaller >= slots_max:
-                raise
-            self.ring.register_files_sparse(smaller)
-            return smaller
-        return slots_max
-
-    def release_slot(self, slot: int) -> None:
-        """A slot was reserved and nothing is in it; the operation that was to fill it has ended."""
-        if not self.closed:
-            self.table.release(slot)
-
-    def empty_slot(self, slot: int) -> None:
-        """Empties a slot at once, without an SQE; operations in flight keep the file."""
-        self.ring.register_files_update(slot, [-1])
-
-    def reclaim_dropped(self) -> None:
-        """Empties the slots of handles that nobody closed."""
-        while self.reclaim:
-            slot, companion = self.reclaim.pop()
-            self.files.pop(slot, None)
-            if companion >= 0:
-                os.close(companion)
-            else:
-                self.empty_slot(slot)
-            self.table.release(slot)
-
-    # -- shared receive buffers ----------------------------------------------------------------
-
-    def shared_buffers(self) -> SharedBuffers | None:
-        """The provided buffers of this run; None on kernels without buffer rings (5.19)."""
-        if not self._buffers_tried:
-            self.check_run()
-            self._buffers_tried = True
-            options = self.options
-            try:
-                self.buffers = SharedBuffers(
-                    self.ring, options.recv_buffers, options.recv_buffer_bytes
-                )
-            except OSError as exc:
-                if exc.errno != errno.EINVAL:
-                    raise
-        return self.buffers
-
-    def return_buffer(self, flags: int) -> None:
-        """A completion took a buffer and has nothing in it."""
-        if self.buffers is not None:
-            self.buffers.take(flags, 0)
 
     # -- records that are no single operation --------------------------------------------------
 
@@ -472,18 +464,3 @@ class Engine:
             # A peer that does not read can hold back a notification for as long as it likes.
             only_notifications = self.in_flight == self.notifications
             self.ring.close(0.1 if only_notifications and self.in_flight else DRAIN_TIMEOUT_S)
-
-    def _close_companions(self) -> None:
-        for reference in self.files.values():
-            if (file := reference()) is not None and file._companion >= 0:
-                file._close_companion()
-
-    def _close_files(self) -> None:
-        """The ring takes the table with it; what remains are companions, and complaints."""
-        while self.reclaim:
-            _, companion = self.reclaim.pop()
-            if companion >= 0:
-                os.close(companion)
-        for reference in list(self.files.values()):
-            if (file := reference()) is not None:
-                file._abandoned_by_run()

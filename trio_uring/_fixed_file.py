@@ -12,8 +12,10 @@ from trio.lowlevel import enable_ki_protection
 from ._abi import Op
 from ._buffers import TRANSFER_BYTES_MAX, c_string, iovecs, readable, writable
 from ._capabilities import capabilities
+from ._engine import SCRATCH
 from ._handle import Handle
 from ._lib import address_of, ffi
+from ._operation import SCRATCH_BYTES
 from ._prep import (
     prep_fadvise,
     prep_fallocate,
@@ -22,20 +24,19 @@ from ._prep import (
     prep_fsync,
     prep_ftruncate,
     prep_poll_add,
-    prep_read,
     prep_readv,
     prep_splice,
     prep_statx,
     prep_sync_file_range,
-    prep_write,
     prep_writev,
 )
 from ._structs import Statx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ._buffers import ReadableBuffer, WritableBuffer
+    from ._operation import Operation
 
 # The kernel's own file position: what pipes, terminals and sockets need, having none.
 _POSITION = 0xFFFF_FFFF_FFFF_FFFF
@@ -43,9 +44,11 @@ _SPLICE_FD_IN_FIXED = 1 << 31
 _AT_EMPTY_PATH = 0x1000
 _STATX_BASIC_STATS = 0x7FF
 _DATASYNC = 1
+_READ, _WRITE = int(Op.READ), int(Op.WRITE)  # as plain numbers: the hot path packs them
 
 # Uninitialised memory for reads; only what the kernel wrote is ever looked at.
-new_buffer = ffi.new_allocator(should_clear_after_alloc=False)
+new_buffer: Any = ffi.new_allocator(should_clear_after_alloc=False)
+unpack: Callable[[Any, int], bytes] = ffi.unpack  # type: ignore[assignment]
 
 
 class FixedFile(Handle):
@@ -64,31 +67,51 @@ class FixedFile(Handle):
 
     # -- read and write ------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def read_at(self, nbytes: int, offset: int) -> bytes:
         """Up to ``nbytes`` bytes from ``offset`` on; ``b""`` at the end of the file. pread(2)."""
-        nbytes = _length(nbytes)
-        buffer: Any = new_buffer("char[]", nbytes)
-        count = await self._engine.perform_on(
-            self, prep_read, address_of(buffer), nbytes, _offset(offset), pins=buffer
-        )
-        return ffi.unpack(buffer, count)  # type: ignore[return-value]
+        engine = self._engine
+        memory = None
+        if 0 <= nbytes <= SCRATCH_BYTES and offset >= 0:
+            operation = engine.begin_transfer(self, _READ, 0, SCRATCH, nbytes, offset)
+        else:
+            operation, memory = self._begin_read(_length(nbytes), _offset(offset))
+        if engine.clock_jumps:
+            engine.hold_clock(operation)
+        count = await engine.wait_prompt(operation)
+        return unpack(operation.scratch if memory is None else memory, count)
 
+    def _begin_read(self, nbytes: int, offset: int) -> tuple[Operation, Any]:
+        """A read to memory of its own, or of the record if it is small."""
+        begin = self._engine.begin_transfer
+        if nbytes <= SCRATCH_BYTES:
+            return begin(self, _READ, 0, SCRATCH, nbytes, offset), None
+        memory = new_buffer("char[]", nbytes)
+        return begin(self, _READ, 0, address_of(memory), nbytes, offset, 0, memory), memory
+
+    @enable_ki_protection
     async def readinto_at(self, buffer: WritableBuffer, offset: int) -> int:
         """Fills ``buffer`` from ``offset`` on; returns the number of bytes read, 0 at the end.
 
         The buffer is locked meanwhile, and may be written to even if this raises.
         """
         pin, address, nbytes = writable(buffer)
-        return await self._engine.perform_on(
-            self, prep_read, address, _length(nbytes), _offset(offset), pins=pin
-        )
+        return await self._transfer(_READ, address, nbytes, _offset(offset), pin)
 
+    @enable_ki_protection
     async def write_at(self, data: ReadableBuffer, offset: int) -> int:
         """Writes at ``offset``; returns how many bytes were written, maybe fewer. pwrite(2)."""
         pin, address, nbytes = readable(data)
-        return await self._engine.perform_on(
-            self, prep_write, address, _length(nbytes), _offset(offset), pins=pin
-        )
+        return await self._transfer(_WRITE, address, nbytes, _offset(offset), pin)
+
+    @enable_ki_protection
+    async def _transfer(self, opcode: int, address: int, nbytes: int, offset: int, pin: Any) -> int:
+        """At an offset of a file, so that it ends by itself."""
+        engine = self._engine
+        operation = engine.begin_transfer(self, opcode, 0, address, _length(nbytes), offset, 0, pin)
+        if engine.clock_jumps:
+            engine.hold_clock(operation)
+        return await engine.wait_prompt(operation)
 
     async def readv_at(self, buffers: Iterable[WritableBuffer], offset: int) -> int:
         """`readinto_at` into several buffers, one after the other. preadv(2)."""
@@ -112,26 +135,26 @@ class FixedFile(Handle):
 
         On a file it reads at the position that the kernel keeps, which all users of the slot share.
         """
-        nbytes = _length(nbytes)
-        buffer: Any = new_buffer("char[]", nbytes)
-        count = await self._engine.perform_on(
-            self, prep_read, address_of(buffer), nbytes, _POSITION, pins=buffer, bounded=False
-        )
-        return ffi.unpack(buffer, count)  # type: ignore[return-value]
+        operation, memory = self._begin_read(_length(nbytes), _POSITION)
+        count = await self._engine.wait(operation)
+        return unpack(operation.scratch if memory is None else memory, count)
 
     @enable_ki_protection
     async def readinto(self, buffer: WritableBuffer) -> int:
         """`read` into ``buffer``; returns the number of bytes read."""
         pin, address, nbytes = writable(buffer)
-        return await self._engine.perform_on(
-            self, prep_read, address, _length(nbytes), _POSITION, pins=pin, bounded=False
+        engine = self._engine
+        return await engine.wait(
+            engine.begin_transfer(self, _READ, 0, address, _length(nbytes), _POSITION, 0, pin)
         )
 
+    @enable_ki_protection
     async def write(self, data: ReadableBuffer) -> int:
         """Writes at the kernel's position; returns how many bytes were written, maybe fewer."""
         pin, address, nbytes = readable(data)
-        return await self._engine.perform_on(
-            self, prep_write, address, _length(nbytes), _POSITION, pins=pin, bounded=False
+        engine = self._engine
+        return await engine.wait_prompt(
+            engine.begin_transfer(self, _WRITE, 0, address, _length(nbytes), _POSITION, 0, pin)
         )
 
     # -- the file ------------------------------------------------------------------------------
@@ -227,6 +250,7 @@ class FixedFile(Handle):
         ``offset`` and ``target_offset`` must be None for a pipe. Returns how many bytes moved, 0 at
         the end. splice(2).
         """
+        target._engine.check_run()  # its slot number means nothing in another ring's table
         return await self._engine.perform_on(
             _Pair(target, self),
             _prep_splice_from,
@@ -267,6 +291,8 @@ class _Pair:
     def _checked_number(self) -> int:
         return self.members[0]._checked_number()
 
+    # The engine says ``file._in_flight += 1``, as a method would cost too much on the hot path:
+    # this is read as 0, so that what is set is what was added.
     @property
     def _in_flight(self) -> int:
         return 0

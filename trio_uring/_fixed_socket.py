@@ -11,39 +11,42 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._abi import Op
 from ._accept import AcceptedConnections
-from ._buffers import readable, writable
+from ._buffers import PinnedBuffer, readable, writable
 from ._capabilities import capabilities
-from ._fixed_file import _length, new_buffer
+from ._engine import SCRATCH
+from ._fixed_file import _length, new_buffer, unpack
 from ._lib import address_of, ffi
 from ._msghdr import Msghdr
+from ._operation import BUFFER_SELECT, F_BUFFER
 from ._prep import (
     prep_accept,
     prep_accept_direct,
-    prep_recv,
     prep_recvmsg,
-    prep_send,
     prep_send_zc,
     prep_sendmsg,
     prep_shutdown,
 )
 from ._recv_multishot import ReceivedData
 from ._slots import fill_slot, reserve
-from ._socket_setup import SocketSetup
+from ._socket_setup import _STREAMS, SocketSetup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ._buffers import ReadableBuffer, WritableBuffer
+    from ._operation import Operation
 
-_BUFFER_SELECT = 1 << 5
-_F_BUFFER = 1
-_SETSOCKOPT = 3
-# The connection is gone; a later receive would answer 0, which looks like an orderly end.
-_BROKEN = frozenset(
-    {errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN}
-)
-_STREAMS = (stdlib_socket.SOCK_STREAM, stdlib_socket.SOCK_SEQPACKET)
+
+# As plain numbers: the hot path packs them.
+_RECV, _SEND = int(Op.RECV), int(Op.SEND)
+_NO_SIGNAL = int(stdlib_socket.MSG_NOSIGNAL)
+# What one receive takes at the most; a shared buffer is shorter.
+_SHARED_BYTES_MAX = 1 << 30
+# Up to here a copy costs less than lending the memory to the kernel.
+_COPIED_BYTES = 4096
+memmove: Any = ffi.memmove
 
 
 class FixedSocket(SocketSetup):
@@ -109,7 +112,33 @@ class FixedSocket(SocketSetup):
 
         On a stream it may return fewer than are there: at most one of the run's shared buffers.
         """
+        engine = self._engine
+        buffers = engine.buffers
+        if not self._may_share or flags or buffers is None or not 0 < bufsize < _SHARED_BYTES_MAX:
+            return await self._recv_anyhow(bufsize, flags)
+        if self._receiving or self._received or self._receive_lost is not None:
+            return await self._recv_anyhow(bufsize, flags)
+        operation = engine.begin_transfer(self, _RECV, BUFFER_SELECT, 0, bufsize, 0)
+        self._receiving = True
+        try:
+            count = await engine.wait(operation)
+            if operation.flags & F_BUFFER:
+                return buffers.take(operation.flags, count)
+            return b""
+        except OSError as exc:
+            if exc.errno != errno.ENOBUFS:
+                self._receive_failed(exc)
+        finally:
+            self._receiving = False
+        return await self._recv_anyhow(bufsize, flags, share=False)
+
+    async def _recv_anyhow(self, bufsize: int, flags: int, share: bool = True) -> bytes:
+        """`recv` in memory of its own, or of what was received already."""
         bufsize = _length(bufsize)
+        engine = self._engine
+        if share and self._may_share and not flags and bufsize and not engine._buffers_tried:
+            engine.shared_buffers()
+            return await self.recv(bufsize)
         self._start_receiving()
         try:
             if self._received:
@@ -117,25 +146,11 @@ class FixedSocket(SocketSetup):
             if not bufsize and self.type in _STREAMS:
                 await trio.lowlevel.checkpoint()
                 return b""
-            if self.type is stdlib_socket.SOCK_STREAM and not flags:
-                buffers = self._engine.shared_buffers()
-                if buffers is not None:
-                    try:
-                        count = await self._engine.perform_on(
-                            self, prep_recv, 0, bufsize, 0, bounded=False, flags=_BUFFER_SELECT
-                        )
-                    except OSError as exc:
-                        if exc.errno != errno.ENOBUFS:
-                            raise
-                    else:
-                        if not self._engine.flags & _F_BUFFER:
-                            return b""
-                        return buffers.take(self._engine.flags, count)
-            buffer: Any = new_buffer("char[]", max(bufsize, 1))
-            count = await self._engine.perform_on(
-                self, prep_recv, address_of(buffer), bufsize, flags, pins=buffer, bounded=False
+            memory = new_buffer("char[]", max(bufsize, 1))
+            count = await engine.wait(
+                engine.begin_transfer(self, _RECV, 0, address_of(memory), bufsize, 0, flags, memory)
             )
-            return ffi.unpack(buffer, min(count, bufsize))  # type: ignore[return-value]
+            return unpack(memory, min(count, bufsize))
         except OSError as exc:
             self._receive_failed(exc)
         finally:
@@ -171,8 +186,9 @@ class FixedSocket(SocketSetup):
                 data = await self._take_received(size, flags)
                 ffi.memmove(ffi.cast("char *", address), data, len(data))
                 return len(data)
-            return await self._engine.perform_on(
-                self, prep_recv, address, size, flags, pins=pin, bounded=False
+            engine = self._engine
+            return await engine.wait(
+                engine.begin_transfer(self, _RECV, 0, address, size, 0, flags, pin)
             )
         except OSError as exc:
             self._receive_failed(exc)
@@ -232,28 +248,27 @@ class FixedSocket(SocketSetup):
 
     # -- send ----------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def send(self, data: ReadableBuffer, flags: int = 0) -> int:
         """Sends; returns how many bytes the kernel took, maybe not all. send(2)."""
-        pin, address, nbytes = readable(data)
+        engine = self._engine
         self._start_sending()
         try:
-            return await self._send(pin, address, _length(nbytes), flags)
+            return await engine.wait_prompt(self._begin_send(data, flags))
+        except OSError as exc:
+            self._send_failed(exc)
         finally:
             self._sending = False
 
-    async def _send(self, pin: Any, address: int, nbytes: int, flags: int) -> int:
-        try:
-            return await self._engine.perform_on(
-                self,
-                prep_send,
-                address,
-                nbytes,
-                flags | stdlib_socket.MSG_NOSIGNAL,
-                pins=pin,
-                bounded=False,
-            )
-        except OSError as exc:
-            self._send_failed(exc)
+    def _begin_send(self, data: ReadableBuffer, flags: int, start: int = 0) -> Operation:
+        """Sends ``data`` from byte ``start`` on; a short message is copied, for that costs less."""
+        begin, flags = self._engine.begin_transfer, flags | _NO_SIGNAL
+        if type(data) is bytes and not start and len(data) <= _COPIED_BYTES:
+            operation = begin(self, _SEND, 0, SCRATCH, len(data), 0, flags)
+            memmove(operation.scratch, data, len(data))
+            return operation
+        pin, address, nbytes = readable(data)
+        return begin(self, _SEND, 0, address + start, _length(nbytes - start), 0, flags, pin)
 
     async def write(self, data: ReadableBuffer) -> int:
         """The same as `send`."""
@@ -263,14 +278,28 @@ class FixedSocket(SocketSetup):
         """Sends all of ``data``. As `trio.abc.SendStream.send_all`: after an error or a
         cancellation nobody knows how much was sent.
         """
-        pin, address, nbytes = readable(data)
-        self._start_sending()
+        engine = self._engine
+        if type(data) is not bytes and not isinstance(data, PinnedBuffer):
+            data = PinnedBuffer(data)  # it must not change its size between two sends
+        if self._sending or self._send_lost is not None:
+            self._start_sending()  # raises
+        self._sending = True
         try:
-            if not nbytes:
+            nbytes = len(data)
+            if type(data) is bytes and 0 < nbytes <= _COPIED_BYTES:
+                operation = engine.begin_transfer(self, _SEND, 0, SCRATCH, nbytes, 0, _NO_SIGNAL)
+                memmove(operation.scratch, data, nbytes)
+            elif nbytes:
+                operation = self._begin_send(data, 0)
+            else:
+                self._checked_slot()
                 await trio.lowlevel.checkpoint()
-            sent = 0
+                return
+            sent = await engine.wait_prompt(operation)
             while sent < nbytes:
-                sent += await self._send(pin, address + sent, _length(nbytes - sent), 0)
+                sent += await engine.wait(self._begin_send(data, 0, sent))
+        except OSError as exc:
+            self._send_failed(exc)
         finally:
             self._sending = False
 

@@ -12,6 +12,7 @@ has ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._errors import SubmissionQueueFull
 from ._prep import prep_close_direct, prep_fixed_fd_install
 
 if TYPE_CHECKING:
@@ -161,7 +163,9 @@ class Handle(trio.abc.AsyncResource):
             return
         if self._in_flight:
             # The cancelled operations let go of the file now: its port can be bound again at once.
-            engine.flush_now()
+            # If the kernel takes nothing now, the next pass tries again, and tells.
+            with contextlib.suppress(SubmissionQueueFull, OSError):
+                engine.flush_now()
         if self._companion >= 0:
             self._close_companion()
         else:
@@ -198,6 +202,8 @@ class Handle(trio.abc.AsyncResource):
         if slot < 0 or self._engine.closed:
             return
         engine = self._engine
+        if engine.pid != os.getpid():
+            return  # the table is the parent's, and so is the socket that wakes its loop
         engine.reclaim.append((slot, self._companion))
         self._slot = -1
         try:
@@ -213,26 +219,34 @@ class Handle(trio.abc.AsyncResource):
             except RuntimeError:  # the run is over
                 pass
 
+    @enable_ki_protection
     def move_to(self, scope: FileScope) -> Self:
         """Gives the file to another scope; the one that owned it forgets it at once."""
         return scope.adopt(self)
 
     # -- ordinary descriptors ------------------------------------------------------------------
 
+    # Ctrl-C waits for the next checkpoint: between the completion and the return, the descriptor
+    # would be lost.
+    @enable_ki_protection
     async def install_fd(self) -> int:
         """A new ordinary, close-on-exec descriptor of the same file, which the caller closes.
 
         ``FIXED_FD_INSTALL`` (6.8).
         """
-        if self._companion >= 0:
-            self._engine.check_run()
-            self._checked_slot()
-            await trio.lowlevel.checkpoint()
-            self._checked_slot()
-            return os.dup(self._companion)
-        fd = await self._engine.perform_on(self, _prep_install)
+        fd = await self._install()
         self._sole_owner = False
         return fd
+
+    @enable_ki_protection
+    async def _install(self) -> int:
+        if self._companion < 0:
+            return await self._engine.perform_on(self, _prep_install)
+        self._engine.check_run()
+        self._checked_slot()
+        await trio.lowlevel.checkpoint()
+        self._checked_slot()
+        return os.dup(self._companion)
 
     def _ordinary_fd(self) -> _OrdinaryFd:
         """``async with``: an ordinary descriptor of the file, for the length of the block."""
@@ -247,9 +261,7 @@ class _OrdinaryFd:
     @enable_ki_protection
     async def __aenter__(self) -> int:
         # Of its own, also where there is a companion: that is closed with the handle, at any time.
-        sole_owner = self._file._sole_owner
-        self._installed = await self._file.install_fd()
-        self._file._sole_owner = sole_owner
+        self._installed = await self._file._install()
         return self._installed
 
     @enable_ki_protection

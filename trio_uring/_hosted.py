@@ -21,17 +21,14 @@ import contextlib
 import os
 import select
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import outcome
 import trio
 
 from ._clock_holder import ClockHolder
 from ._engine import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ._engine_ring import EngineRing
     from ._options import RingOptions
 
@@ -44,13 +41,12 @@ class HostedDriver(trio.abc.Instrument):
     submits_cancels_at_once = True
 
     def __init__(self, options: RingOptions, ring: EngineRing) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        self._clock_holder = ClockHolder(trio.lowlevel.current_clock())
-        self.engine = Engine(options, self, ring)
-        self._clock_holder.engine = self.engine
+        holder = ClockHolder(trio.lowlevel.current_clock())
+        self.clock_jumps = holder.jumps
+        self.operation_began = holder.hold
+        self.engine = holder.engine = Engine(options, self, ring)
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         ring.register_eventfd(self._eventfd)
-        self._failure: BaseException | None = None
         self._system_tasks_end = False
         self._waker: _Waker | None = None
         self._waits = False
@@ -65,27 +61,30 @@ class HostedDriver(trio.abc.Instrument):
             if not self._waits:
                 self._begin_to_wait()
             if self._system_tasks_end and self._waker is None and self.engine.in_flight:
-                self._waker = _Waker(self._token, self._eventfd)
+                self._waker = _Waker(self.engine.token, self._eventfd)
             self.engine.submit()
             # The kernel signals a completion once; the system task may have read that already.
             if self.engine.has_news():
                 self.wake()
         except BaseException as exc:
-            self._fail(exc)
+            self.engine.fail(exc)
 
     def after_io_wait(self, timeout: float) -> None:
         """Takes completions and wakes their tasks."""
         try:
             self.engine.dispatch(self.engine.turn(0))
         except BaseException as exc:
-            self._fail(exc)
+            self.engine.fail(exc)
 
     def after_run(self) -> None:
         """The run is over."""
         if self._waker is not None:
             self._waker.end()
-        self.engine.close()
-        os.close(self._eventfd)
+        try:
+            self.engine.close()
+        finally:
+            eventfd, self._eventfd = self._eventfd, -1
+            os.close(eventfd)
 
     def _begin_to_wait(self) -> None:
         """Starts the system task; a run that only begins has no nursery for it yet."""
@@ -110,37 +109,7 @@ class HostedDriver(trio.abc.Instrument):
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._eventfd)
 
-    def _fail(self, exc: BaseException) -> None:
-        self._failure = exc
-        self.engine.fail(exc)
-
     # -- what the engine calls -----------------------------------------------------------------
-
-    def make_message(self, abort: Callable[..., Any]) -> Any:
-        """What `sleep` needs."""
-        return abort
-
-    async def sleep(self, abort: Any) -> Any:
-        """Sleeps until it is rescheduled; the outcome of that."""
-        return outcome.Value(await trio.lowlevel.wait_task_rescheduled(abort))
-
-    def reschedule(self, task: Any, result: Any) -> None:
-        """Wakes a task, unless `_fail` did."""
-        if task is not None:
-            trio.lowlevel.reschedule(task, result)
-
-    def current_task(self) -> Any:
-        """The running task, if it is one of this run."""
-        task = trio.lowlevel.current_task()
-        if trio.lowlevel.current_trio_token() is not self._token:
-            raise RuntimeError("this handle belongs to another Trio run")
-        if self._failure is not None:
-            raise self._failure
-        return task
-
-    def operation_began(self) -> None:
-        """The first operation on a file is in flight."""
-        self._clock_holder.hold()
 
     def wake(self) -> None:
         """Completions were taken out in mid-pass."""

@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import Abort
 
+from ._lib import address_of, ffi
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
@@ -49,6 +51,7 @@ INTERRUPTED = frozenset({-errno.EINTR, -512, -513, -514, -516})
 CANCELLED = INTERRUPTED | {-errno.ECANCELED}
 F_MORE = 2  # CqeFlag.MORE
 F_BUFFER = 1  # CqeFlag.BUFFER
+BUFFER_SELECT = 1 << 5  # SqeFlag
 
 # user_data of what no task waits for: records below this index are the engine's own.
 IGNORED_ID = 0
@@ -56,10 +59,17 @@ EPOLL_ID = 1
 OWN_IDS = 2
 
 
+# What one record can read or send without memory of its own being taken and let go each time.
+SCRATCH_BYTES = 16384
+_new_scratch = ffi.new_allocator(should_clear_after_alloc=False)
+
+
 class Ignored:
     """The record of completions that say nothing: cancel requests, SQEs that were taken back."""
 
     __slots__ = ("user_data",)
+    task = None
+    in_flight = False
 
     def __init__(self, user_data: int = IGNORED_ID) -> None:
         self.user_data = user_data
@@ -72,6 +82,9 @@ class Notification:
     """What a zero-copy send leaves behind. KERNEL OWNS ``pins`` until the notification."""
 
     __slots__ = ("engine", "pins", "user_data")
+    task = None
+    in_flight = True
+    bounded = False
 
     def __init__(self, engine: Engine, user_data: int, pins: Any) -> None:
         self.engine = engine
@@ -79,7 +92,6 @@ class Notification:
         self.pins = pins
 
     def complete(self, res: int, flags: int) -> None:
-        self.engine.in_flight -= 1
         self.engine.notifications -= 1
         self.engine.remove_record(self)
 
@@ -88,7 +100,7 @@ class Operation:
     """A reusable record of one operation; made by `Engine.begin`."""
 
     __slots__ = (
-        "_abort_method",
+        "abort",
         "bounded",
         "closing",
         "engine",
@@ -100,6 +112,8 @@ class Operation:
         "position",
         "raise_cancel",
         "res",
+        "scratch",
+        "scratch_at",
         "task",
         "user_data",
     )
@@ -108,6 +122,7 @@ class Operation:
         self.engine = engine
         self.index = index
         self.user_data = GENERATION | index
+        # Who waits for it, from its SQE to its final CQE.
         self.task: Any = None
         self.file: Any = None
         self.pins: Any = None
@@ -117,9 +132,23 @@ class Operation:
         self.res = 0
         self.flags = 0
         self.position = 0
-        # Trio is told how to cancel with a message; this one serves for every use of the record.
-        self._abort_method = self._abort
-        self.message = engine.make_message(self._abort_method)
+        self.scratch: Any = None
+        self.scratch_at = 0
+        # Serves for every use of the record.
+        self.abort = self._abort
+        # What tells Trio of `abort`, where the hot path makes it beforehand.
+        self.message: Any = None
+
+    def make_scratch(self) -> int:
+        """Gives the record memory of its own; the address. Kept as long as the record."""
+        self.scratch = _new_scratch("char[]", SCRATCH_BYTES)
+        self.scratch_at = address_of(self.scratch)
+        return self.scratch_at
+
+    @property
+    def in_flight(self) -> bool:
+        """Its SQE is written and its final CQE was not seen."""
+        return self.task is not None
 
     def complete(self, res: int, flags: int) -> None:
         """A CQE. Called by the engine's dispatch, outside of any task."""
@@ -131,19 +160,18 @@ class Operation:
             engine.keep_until_notified(self)
         if flags & F_BUFFER and res < 0:
             engine.return_buffer(flags)
-        engine.in_flight -= 1
-        if self.bounded:
-            engine.bounded_in_flight -= 1
-        file = self.file
+        file, task = self.file, self.task
+        self.task = None
         if file is not None:
             file._operation_ended()
-        engine.reschedule(self.task, self)
+        if task is not None:  # else `Engine.fail` has woken it
+            trio.lowlevel.reschedule(task, self)  # type: ignore[arg-type]
 
     def _abort(self, raise_cancel: Callable[[], NoReturn]) -> Abort:
         # An exception here would crash the whole run.
         if self.engine.take_back(self):
             file = self.file
-            self._recycle()
+            self.recycle()
             if file is not None:
                 file._operation_ended()
             return Abort.SUCCEEDED
@@ -152,12 +180,11 @@ class Operation:
         return Abort.FAILED
 
     def unwrap(self) -> int:
-        """The result, in the task that awaited it; its flags are in ``engine.flags`` until then."""
+        """The result, in the task that awaited it."""
         res = self.res
-        self.engine.flags = self.flags
         raise_cancel = self.raise_cancel
         closing = self.closing
-        self._recycle()
+        self.recycle()
         if res >= 0:
             return res
         if res in CANCELLED:
@@ -169,7 +196,8 @@ class Operation:
                 raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
         raise OSError(-res, os.strerror(-res))
 
-    def _recycle(self) -> None:
+    def recycle(self) -> None:
+        """Nobody needs it any more; ``flags`` and ``scratch`` stay until it is used again."""
         self.task = self.file = self.pins = self.raise_cancel = None
         self.closing = self.bounded = False
         self.user_data = (self.user_data + GENERATION) & USER_DATA_MASK

@@ -74,10 +74,13 @@ class Operations(RingQueues):
         **kwargs: _P.kwargs,
     ) -> Sqe:
         """`_fill`, and the kernel takes a buffer of the group."""
-        sqe = self._fill(pins, prep, *args, **kwargs)
-        sqe.flags |= SqeFlag.BUFFER_SELECT
-        sqe.buf_group = selection.group_id
-        return sqe
+
+        def prep_selecting(sqe: Sqe) -> None:
+            prep(sqe, *args, **kwargs)
+            sqe.flags |= SqeFlag.BUFFER_SELECT
+            sqe.buf_group = selection.group_id
+
+        return self._fill(pins, prep_selecting)
 
     def _fill_many(
         self,

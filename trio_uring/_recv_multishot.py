@@ -15,26 +15,26 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import Abort, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from ._abi import Op
 from ._capabilities import capabilities
-from ._operation import CANCELLED
+from ._operation import BUFFER_SELECT, CANCELLED, F_BUFFER, F_MORE
 from ._prep import prep_recv_multishot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import NoReturn
-
     from ._fixed_socket import FixedSocket
 
 CHUNKS_MAX = 16
-_F_BUFFER, _F_MORE = 1, 2
-_BUFFER_SELECT = 1 << 5  # SqeFlag
 
 
 class ReceivedData:
     """``async with`` and ``async for`` over what a socket receives, chunk by chunk."""
+
+    # As a record of the engine, which has it while it is armed.
+    task = None
+    in_flight = True
+    bounded = False
 
     def __init__(self, socket: FixedSocket) -> None:
         self.file: Any = socket
@@ -45,7 +45,7 @@ class ReceivedData:
         self._armed = False
         self._cancelling = False
         self._end: int | None = None
-        self._waiting: Any = None
+        self._parked = trio.lowlevel.ParkingLot()
         self._entered = False
         self._ended = False
         self._busy = False
@@ -69,12 +69,12 @@ class ReceivedData:
     async def __aexit__(self, *exc_info: object) -> None:
         self._ended = True
         self._once.cancel()
-        self._wake()  # another task, that is in __anext__
+        self._parked.unpark_all()  # another task, that is in __anext__
         if self._armed:
             self._engine.cancel(self)
         with trio.CancelScope(shield=True):
             while self._armed or self._busy:
-                await self._wait()
+                await self._parked.park()
         socket = self.file
         socket._received.extend(self._chunks)
         socket._receiving = False
@@ -96,7 +96,7 @@ class ReceivedData:
             return await self._next()
         finally:
             self._busy = False
-            self._wake()  # the task that leaves the block, if one does
+            self._parked.unpark_all()  # the task that leaves the block, if one does
 
     async def _next(self) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -109,7 +109,7 @@ class ReceivedData:
                 return await self._receive_once()
             if not self._armed:
                 self._arm()
-            await self._wait()
+            await self._parked.park()
             if self._ended:
                 raise trio.ClosedResourceError("the async with block has ended")
         await trio.lowlevel.cancel_shielded_checkpoint()
@@ -149,8 +149,7 @@ class ReceivedData:
         number = socket._checked_number()
         sqe = engine.own_sqe()
         engine.add_record(self)
-        prep_recv_multishot(sqe, number, 0, 0, 0, self.user_data, _BUFFER_SELECT | socket._fixed)
-        engine.in_flight += 1
+        prep_recv_multishot(sqe, number, 0, 0, 0, self.user_data, BUFFER_SELECT | socket._fixed)
         socket._in_flight += 1
         self._armed = True
         self._cancelling = False
@@ -158,13 +157,12 @@ class ReceivedData:
     def complete(self, res: int, flags: int) -> None:
         """A CQE of the multishot."""
         engine = self._engine
-        if flags & _F_BUFFER and engine.buffers is not None:
+        if flags & F_BUFFER and engine.buffers is not None:
             data = engine.buffers.take(flags, max(res, 0))
             if res > 0:
                 self._chunks.append(data)
-        if not flags & _F_MORE:
+        if not flags & F_MORE:
             self._armed = False
-            engine.in_flight -= 1
             engine.remove_record(self)
             if res == 0:
                 self._end = 0
@@ -180,18 +178,4 @@ class ReceivedData:
             self._cancelling = True
             engine.cancel(self)
         if self._chunks or not self._armed:
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None:
-            task, self._waiting = self._waiting, None
-            trio.lowlevel.reschedule(task)
-
-    async def _wait(self) -> None:
-        self._waiting = trio.lowlevel.current_task()
-
-        def abort(_: Callable[[], NoReturn]) -> Abort:
-            self._waiting = None
-            return Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+            self._parked.unpark_all()

@@ -54,6 +54,7 @@ class FileScope(trio.abc.AsyncResource):
         if self._closed:
             raise trio.ClosedResourceError("the scope is closed")
 
+    @enable_ki_protection
     def adopt(self, file: FileT) -> FileT:
         """Takes over a handle from whoever owns it; returns the handle.
 
@@ -212,6 +213,7 @@ class FileNursery(FileScope):
         """As `trio.Nursery.start`."""
         return await self.nursery.start(async_fn, *args, name=name)
 
+    @enable_ki_protection
     def start_soon_with(
         self,
         file: FileT,

@@ -6,11 +6,11 @@ from __future__ import annotations
 import errno
 import socket as stdlib_socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import trio
 
-from ._abi import Op
+from ._abi import Op, SocketOp, SqeFlag
 from ._buffers import readable
 from ._capabilities import capabilities
 from ._fixed_file import FixedFile
@@ -30,14 +30,12 @@ if TYPE_CHECKING:
     from ._buffers import ReadableBuffer
     from ._engine import Engine
 
-_BUFFER_SELECT = 1 << 5
-_F_BUFFER = 1
-_SETSOCKOPT = 3
+# The connection is gone; a later receive would answer 0, which looks like an orderly end.
 _BROKEN = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
 _STREAMS = (stdlib_socket.SOCK_STREAM, stdlib_socket.SOCK_SEQPACKET)
 
 
-_FIXED_FILE = 1
+_NameT = TypeVar("_NameT", stdlib_socket.AddressFamily, stdlib_socket.SocketKind)
 
 
 class SocketSetup(FixedFile):
@@ -47,9 +45,12 @@ class SocketSetup(FixedFile):
         self, engine: Engine, slot: int, companion: int = -1, *, family: int, type: int, proto: int
     ) -> None:
         super().__init__(engine, slot, companion)
-        self.family = stdlib_socket.AddressFamily(family)
-        self.type = stdlib_socket.SocketKind(type)
+        # As in the standard library: a plain number where its enums have no name.
+        self.family = _named(stdlib_socket.AddressFamily, family)
+        self.type = _named(stdlib_socket.SocketKind, type)
         self.proto = proto
+        # Receives may take the run's shared buffers: without boundaries, less is as good.
+        self._may_share = self.type is stdlib_socket.SOCK_STREAM
         self.backlog = 0
         self._receiving = False
         self._sending = False
@@ -65,7 +66,7 @@ class SocketSetup(FixedFile):
             # Else the peer sees the end when the kernel lets go of the file, which can be late.
             try:
                 await self._engine.perform(
-                    prep_shutdown, slot, stdlib_socket.SHUT_RDWR, flags=_FIXED_FILE
+                    prep_shutdown, slot, stdlib_socket.SHUT_RDWR, flags=SqeFlag.FIXED_FILE
                 )
             except OSError:
                 pass  # not connected, or gone
@@ -204,6 +205,13 @@ class SocketSetup(FixedFile):
                 return sock.getpeername()
 
 
+def _named(names: type[_NameT], value: int) -> _NameT:
+    try:
+        return names(value)
+    except ValueError:
+        return cast("_NameT", value)
+
+
 def _prep_sockopt(
     sqe: Any,
     slot: int,
@@ -214,7 +222,9 @@ def _prep_sockopt(
     user_data: int,
     sqe_flags: int,
 ) -> None:
-    prep_cmd_sock(sqe, _SETSOCKOPT, slot, level, optname, address, nbytes, user_data, sqe_flags)
+    prep_cmd_sock(
+        sqe, SocketOp.SETSOCKOPT, slot, level, optname, address, nbytes, user_data, sqe_flags
+    )
 
 
 class _BorrowedSocket:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._abi import Op
     from ._engine import Engine
     from ._probe import Probe
+    from ._ring import Ring
 
 __all__ = [
     "TINY_RING",
@@ -64,25 +65,29 @@ def adopt_ring(options: RingOptions = TINY_RING) -> None:
     adopt(options)
 
 
-def used_slots() -> dict[int, str]:
-    """The files in the table of this run's ring, by slot, as the kernel tells them in proc(5).
+def used_slots(ring: Ring | None = None) -> dict[int, str]:
+    """The files in the table of a ring, by slot, as the kernel tells them in proc(5).
 
-    ``/proc/self/fdinfo`` is the only place where direct descriptors show. No operation is awaited,
-    and no ring is made if the run has none.
+    ``/proc/self/fdinfo`` is the only place where direct descriptors show. No operation is awaited.
+    Without ``ring`` it is that of this run; none is made if the run has none.
 
     Raises:
-        RuntimeError: not in a Trio run.
+        RuntimeError: no ``ring``, and not in a Trio run.
     """
+    if ring is not None:
+        return _files_in_table(ring)
     engine = engine_if_any()
-    return {} if engine is None else _files_in_table(engine)
+    return {} if engine is None else _files_of(engine)
 
 
-def _files_in_table(engine: Engine) -> dict[int, str]:
-    if not capabilities().install:
-        return _ordinary_files(engine)
+def _files_of(engine: Engine) -> dict[int, str]:
+    return _files_in_table(engine.ring) if capabilities().install else _ordinary_files(engine)
+
+
+def _files_in_table(ring: Ring) -> dict[int, str]:
     found: dict[int, str] = {}
     in_files = False
-    with open(f"/proc/self/fdinfo/{engine.ring.fd}") as lines:
+    with open(f"/proc/self/fdinfo/{ring.fd}") as lines:
         for line in lines:
             slot = _SLOT.match(line)
             if not slot:
@@ -121,7 +126,7 @@ def _left(engine: Engine) -> list[str]:
         "slots in quarantine": statistics.slots_quarantined,
         "receive buffers lent": statistics.buffers_lent,
         "late completions": statistics.late_completions,
-        "files in the kernel's table": _files_in_table(engine),
+        "files in the kernel's table": _files_of(engine),
     }
     left = [f"{what}: {count}" for what, count in counted.items() if count]
     left += [f"open: {file}" for ref in engine.files.values() if (file := ref()) is not None]

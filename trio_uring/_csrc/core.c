@@ -633,6 +633,32 @@ int64_t tu_run_on(struct tu_ring *ring)
     return res;
 }
 
+static int64_t try_one(struct tu_ring *ring, uint32_t tail, uint64_t user_data)
+{
+    if (cq_ready(ring))
+        return TU_RES_MIN;
+    int64_t rc = submit(ring, tail, 0, -1, needs_enter(ring) ? TU_ENTER_GETEVENTS : 0);
+    if (rc < 0 || cq_ready(ring) != 1)
+        return TU_RES_MIN;
+    size_t index = *ring->cq_head & (ring->cq_entries - 1);
+    const struct tu_cqe *cqe = (const struct tu_cqe *)(ring->cqes + index * ring->cqe_bytes);
+    if (cqe->user_data != user_data || cqe->flags)
+        return TU_RES_MIN;
+    int64_t res = cqe->res;
+    consume(ring, NULL, 1, 0);
+    return res;
+}
+
+int64_t tu_try_one(struct tu_ring *ring, uint32_t tail, uint64_t user_data)
+{
+    int refused = begin(ring);
+    if (refused)
+        return TU_RES_MIN;
+    int64_t res = try_one(ring, tail, user_data);
+    tu_end_exclusive(ring);
+    return res;
+}
+
 int tu_peek_cqes(struct tu_ring *ring, void *out, uint32_t max)
 {
     EXCLUSIVE(ring, int, consume(ring, out, max, 1));
@@ -670,6 +696,20 @@ void tu_buf_ring_advance(void *buf_ring, uint16_t count)
 {
     struct buf *bufs = buf_ring;
     store_release(&bufs[0].tail, (uint16_t)(bufs[0].tail + count));
+}
+
+void tu_buf_ring_give(void *buf_ring, uint32_t mask, const uint16_t *ids, uint32_t count,
+                      uint64_t base, uint32_t nbytes)
+{
+    struct buf *bufs = buf_ring;
+    uint16_t tail = bufs[0].tail;
+    for (uint32_t i = 0; i < count; i++) {
+        struct buf *entry = &bufs[(uint16_t)(tail + i) & mask];
+        entry->addr = base + (uint64_t)ids[i] * nbytes;
+        entry->len = nbytes;
+        entry->bid = ids[i];
+    }
+    store_release(&bufs[0].tail, (uint16_t)(tail + count));
 }
 
 static void *map_buf_ring(struct tu_ring *ring, size_t bytes, uint64_t group_id)

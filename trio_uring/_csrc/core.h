@@ -120,6 +120,10 @@ int64_t tu_run_one(struct tu_ring *ring, uint64_t position);
 int64_t tu_run_on(struct tu_ring *ring);
 enum { TU_RES_MIN = -4096 };
 
+/* Submits without waiting, and consumes the CQE for user_data if it is the only one there and has no
+ * flags: its res. Else TU_RES_MIN: it has not ended, or there are CQEs to copy, or nothing was done. */
+int64_t tu_try_one(struct tu_ring *ring, uint32_t tail, uint64_t user_data);
+
 /* Copies CQEs without consuming them, and consumes them without copying. */
 int tu_peek_cqes(struct tu_ring *ring, void *out, uint32_t max);
 int tu_advance(struct tu_ring *ring, uint32_t count);
@@ -139,6 +143,10 @@ int tu_expect(struct tu_ring *ring, uint64_t user_data);
 
 /* Provided buffer ring: shows `count` more entries to the kernel, with a release store. */
 void tu_buf_ring_advance(void *buf_ring, uint16_t count);
+/* Writes `count` entries from the tail on and shows them: ids of buffers of `nbytes` each that follow
+ * each other from `base`. */
+void tu_buf_ring_give(void *buf_ring, uint32_t mask, const uint16_t *ids, uint32_t count,
+                      uint64_t base, uint32_t nbytes);
 /* Maps the memory that the kernel brought for one (IOU_PBUF_RING_MMAP); NULL if that fails. */
 void *tu_map_buf_ring(struct tu_ring *ring, size_t bytes, uint16_t group_id);
 

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The engine for a Trio whose loop is known: the same as `_engine`, in fewer steps.
+
+What an awaited operation costs is Python, not the kernel: calls, allocations, and what Trio does to
+sleep and to wake. So here a transfer is begun in one call, the record itself is the outcome that
+Trio sends into the task, and a task is woken by what ``Runner.reschedule`` does, written out. With
+instruments that watch it, and in guest mode, `Runner.reschedule` does it itself.
+
+An operation that mostly completes as it is submitted is submitted at once if its task is the only
+one that can run: a pass of Trio's loop costs more than reading a page that is in memory. It stays a
+point of cancellation. As nobody else can run, yielding would change nothing; but timers, readiness
+and other threads are only looked at in a pass, so that there is one after `PROMPT_MAX` of them.
+
+Private names of Trio in use, beside those of `_adopted`: of a task ``_runner``, ``_next_send_fn``,
+``_next_send``, ``_abort_func``, ``_cancel_status``, ``_cancel_points``, ``_schedule_points``; of
+the run ``runq``, ``instruments``, ``main_task``, ``ki_pending``. `recognises` checks them.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING, Any
+
+from trio._core import _run, _traps
+
+from ._engine import SCRATCH, U32, Engine
+from ._errors import SubmissionQueueFull
+from ._lib import lib
+from ._operation import F_MORE, GENERATION, INDEX_MASK, USER_DATA_MASK
+from ._prep_entry import pack_any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from ._driver import Driver
+    from ._engine_ring import EngineRing
+    from ._operation import Operation
+    from ._options import RingOptions
+
+# Operations that a task may finish before the loop makes a pass.
+PROMPT_MAX = 16
+
+_try_one = lib.tu_try_one
+_RES_MIN = lib.TU_RES_MIN
+_context: Any = _run.GLOBAL_RUN_CONTEXT
+_Message: Any = _traps.WaitTaskRescheduled
+_TASK_NAMES = frozenset(
+    {
+        "_abort_func",
+        "_cancel_points",
+        "_cancel_status",
+        "_next_send",
+        "_next_send_fn",
+        "_runner",
+        "_schedule_points",
+        "coro",
+        "custom_sleep_data",
+    }
+)
+_RUNNER_NAMES = frozenset(
+    {"entry_queue", "instruments", "is_guest", "ki_pending", "main_task", "runq"}
+)
+# What Runner.reschedule uses, in all releases from 0.22 to 0.35.
+_RESCHEDULE_NAMES = frozenset(
+    {
+        "_NO_SEND",
+        "Value",
+        "_abort_func",
+        "_next_send",
+        "_next_send_fn",
+        "_runner",
+        "append",
+        "call",
+        "coro",
+        "custom_sleep_data",
+        "force_guest_tick_asap",
+        "instruments",
+        "is_guest",
+        "runq",
+        "send",
+    }
+)
+
+
+def recognises(runner: Any) -> bool:
+    """Whether tasks and runs are built as this module expects."""
+    return (
+        _fields(type(runner)) >= _RUNNER_NAMES
+        and _fields(_run.Task) >= _TASK_NAMES
+        and frozenset(type(runner).reschedule.__code__.co_names) == _RESCHEDULE_NAMES
+        and _fields(_Message) == {"abort_func"}
+    )
+
+
+def _fields(attrs_class: Any) -> set[str]:
+    return {field.name for field in attrs_class.__attrs_attrs__}
+
+
+class HotEngine(Engine):
+    """The engine of the adopted driver."""
+
+    def __init__(self, options: RingOptions, driver: Driver, ring: EngineRing, runner: Any) -> None:
+        self._runner = runner
+        # How many operations may still be submitted out of turn in this pass.
+        self._prompt_left = 0
+        super().__init__(options, driver, ring)
+
+    def current_task(self) -> Any:
+        """As `Engine.current_task`."""
+        try:
+            task = _context.task
+        except AttributeError:
+            raise RuntimeError("must be called from async context") from None
+        if task._runner is not self._runner:
+            raise RuntimeError("this handle belongs to another Trio run")
+        return task
+
+    def _new_record(self) -> Operation:
+        operation = super()._new_record()
+        operation.message = _Message(operation.abort)
+        return operation
+
+    def begin_transfer(
+        self,
+        file: Any,
+        opcode: int,
+        sqe_flags: int,
+        address: int,
+        nbytes: int,
+        offset: int,
+        op_flags: int = 0,
+        pins: Any = None,
+    ) -> Operation:
+        """As `Engine.begin_transfer`."""
+        if file._slot < 0:
+            file._checked_slot()
+        try:
+            task = _context.task
+        except AttributeError:
+            raise RuntimeError("must be called from async context") from None
+        if task._runner is not self._runner:
+            raise RuntimeError("this handle belongs to another Trio run")
+        ring = self.ring
+        if ring._tail == ring._limit:
+            self._make_room()
+        tail = ring._tail
+        ring._tail = (tail + 1) & U32
+        pool = self.pool
+        operation = pool.pop() if pool else self._new_record()
+        operation.task = task
+        operation.position = tail
+        operation.file = file
+        operation.pins = pins
+        file._in_flight += 1
+        if address == SCRATCH:
+            address = operation.scratch_at or operation.make_scratch()
+        try:
+            pack_any(
+                ring._rows,
+                (tail & ring._mask) << 6,
+                opcode,
+                sqe_flags | file._fixed,
+                file._number,
+                offset,
+                address,
+                nbytes,
+                op_flags,
+                operation.user_data,
+            )
+        except BaseException as exc:
+            raise self.discarded(operation, exc) from None
+        return operation
+
+    def _make_room(self) -> None:
+        """The queue seems to be full, or the ring is closed or a parent's, which raises."""
+        try:
+            self.ring._make_room()
+        except SubmissionQueueFull:
+            self._submit_full_queue()
+            self.ring._make_room()
+
+    @types.coroutine
+    def wait(self, operation: Operation) -> Generator[Any, Any, int]:
+        """As `Engine.wait`."""
+        outcome = yield operation.message
+        res = operation.res
+        if outcome is not operation or res < 0:
+            try:
+                result: int = outcome.unwrap()
+                return result
+            finally:
+                del outcome  # holds the exception, and that this frame
+        # As Operation.recycle.
+        operation.file = operation.pins = operation.raise_cancel = None
+        operation.closing = operation.bounded = False
+        operation.user_data = (operation.user_data + GENERATION) & USER_DATA_MASK
+        self.pool.append(operation)
+        return res
+
+    @types.coroutine
+    def wait_prompt(self, operation: Operation) -> Generator[Any, Any, int]:
+        """As `Engine.wait_prompt`."""
+        outcome: Any = operation
+        if not self._prompt_left or not self._finished_now(operation):
+            outcome = yield operation.message
+        res = operation.res
+        if outcome is not operation or res < 0:
+            try:
+                result: int = outcome.unwrap()
+                return result
+            finally:
+                del outcome  # holds the exception, and that this frame
+        operation.file = operation.pins = operation.raise_cancel = None
+        operation.closing = operation.bounded = False
+        operation.user_data = (operation.user_data + GENERATION) & USER_DATA_MASK
+        self.pool.append(operation)
+        return res
+
+    def _finished_now(self, operation: Operation) -> bool:
+        """Submits it out of turn, if nobody else can run; whether it has completed."""
+        runner, task = self._runner, operation.task
+        if (
+            runner.runq
+            or task._cancel_status.effectively_cancelled
+            or (runner.ki_pending and task is runner.main_task)
+        ):
+            return False
+        self._prompt_left -= 1
+        buffers = self.buffers
+        if self._cancels or (buffers is not None and buffers.returned):
+            self._hand_over()
+        ring = self.ring
+        res = _try_one(ring._ring, ring._tail, operation.user_data)
+        self._flushed = ring._tail
+        if res == _RES_MIN:
+            # It takes its time, or somebody else can run too.
+            self._prompt_left = 0
+            return False
+        self.completed += 1
+        operation.res = res
+        operation.flags = 0
+        operation.task = None
+        file = operation.file
+        if file is not None:
+            if file._slot >= 0:
+                file._in_flight -= 1
+            else:
+                file._operation_ended()
+        task._cancel_points += 1
+        task._schedule_points += 1
+        return True
+
+    def dispatch(self, cqes: Sequence[tuple[int, int, int]]) -> None:
+        """As `Engine.dispatch`."""
+        runner = self._runner
+        runq = runner.runq
+        if runner.is_guest or "task_scheduled" in runner.instruments:
+            super().dispatch(cqes)
+        else:
+            records, wake = self.records, runq.append
+            for user_data, res, flags in cqes:
+                record = records[user_data & INDEX_MASK]
+                task = record.task
+                if task is None or res < 0 or flags & F_MORE or record.user_data != user_data:
+                    self.complete(record, user_data, res, flags)
+                    continue
+                record.res = res
+                record.flags = flags
+                record.task = None
+                file = record.file
+                if file is not None:
+                    if file._slot >= 0:
+                        file._in_flight -= 1
+                    else:
+                        file._operation_ended()
+                task._next_send_fn = task.coro.send
+                task._next_send = record
+                task._abort_func = None
+                task.custom_sleep_data = None
+                wake(task)
+            if self.reclaim:
+                self.reclaim_dropped()
+        self._prompt_left = PROMPT_MAX if len(runq) <= 1 else 0
