@@ -106,7 +106,8 @@ def _bench(options: argparse.Namespace, directory: Path) -> Bench:
 def _measure_all(
     bench: Bench, rows: list[Row], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    summaries = []
+    summaries: list[dict[str, Any]] = []
+    print(report.headline(report.machine(bench)) + "\n", flush=True)
     for row in rows:
         results = measure(bench, row, _variants(row, options.variants))
         summaries.append(report.summary(row, results))

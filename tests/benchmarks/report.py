@@ -104,6 +104,18 @@ def machine(bench: Bench) -> dict[str, Any]:
 
 # -- text ------------------------------------------------------------------------------------------
 
+
+def headline(found: dict[str, Any]) -> str:
+    """Where it is measured, in one line."""
+    packages = ", ".join(
+        f"{name} {number or 'missing'}" for name, number in found["packages"].items()
+    )
+    return (
+        f"Linux {found['kernel']}, {found['machine']}, {found['cpus']} CPUs, Python "
+        f"{found['python']}, {packages}; {found['rounds']} rounds of {found['seconds']} s"
+    )
+
+
 _HEADS = {"cpu": "CPU us", "rate": "per second", "bytes": "bytes"}
 
 
