@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 import trio_uring
+from trio_uring.lowlevel import Op
+from trio_uring.testing import requires_kernel_feature, requires_op
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 # What needs no package but those of the other tests.
@@ -40,6 +42,7 @@ def imported(name: str) -> Any:
 
 
 @needs_compiler
+@requires_kernel_feature("accept_multishot_direct")  # which the limit uses
 @pytest.mark.slow
 def test_every_row_measures_every_variant_that_is_there(tmp_path: Path) -> None:
     """The servers answer, the results are what is in the files, nothing complains."""
@@ -59,6 +62,7 @@ def test_every_row_measures_every_variant_that_is_there(tmp_path: Path) -> None:
 
 
 @needs_compiler
+@requires_op(Op.NOP)
 def test_a_noisy_window_is_measured_again_and_counted_and_gives_no_ratio(tmp_path: Path) -> None:
     """Up to four times in each of two rounds."""
     report = tmp_path / "report.json"

@@ -165,11 +165,11 @@ def _command(bench: Bench, variant: Variant) -> list[str]:
     return [sys.executable, str(WORKER), *variant.program.split(":"), *arguments]
 
 
-def noise_of(row: Row, window: Window) -> float:
+def noise_of(bench: Bench, row: Row, window: Window) -> float:
     """The share of the window that others had on the CPU of what is measured."""
     if "wall_ns" not in window:
         return 0.0
-    if row.same_cpu:
+    if row.same_cpu or (row.load and bench.server_cpu == bench.load_cpu):
         # Here server and client wait for each other; what neither of them used, others had.
         return 1 - (window["cpu_ns"] + window["load_cpu_ns"]) / window["wall_ns"]
     # A load that is late changes how many requests come at once, but not whose time it is.
@@ -229,7 +229,7 @@ def _try(result: Measured, step: Callable[[], None]) -> None:
 def _quiet_window(bench: Bench, row: Row, process: Process, result: Measured) -> None:
     limit = row.noise_limit if bench.noise is None else bench.noise
     for window in _windows(bench, process):
-        quiet = process.variant.threads or noise_of(row, window) <= limit
+        quiet = process.variant.threads or noise_of(bench, row, window) <= limit
         if quiet and window["operations"]:
             result.windows.append(window)
             return
