@@ -38,7 +38,7 @@ from trio._core import _run
 
 from . import _hot
 from ._clock_holder import ClockHolder
-from ._operation import EPOLL_ID
+from ._operation import EPOLL_ID, Record
 from ._prep import prep_poll_add
 
 if TYPE_CHECKING:
@@ -89,12 +89,13 @@ def current_runner() -> Any:
         raise RuntimeError("must be called from async context") from None
 
 
-class AdoptedDriver:
-    """Takes the place of ``runner.io_manager``, with the epoll manager inside."""
+class AdoptedDriver(Record):
+    """Takes the place of ``runner.io_manager``, with the epoll manager inside.
+
+    As a record of the engine it is that of the poll of the epoll descriptor.
+    """
 
     name = "adopted"
-    # As a record of the engine: for the poll of the epoll descriptor.
-    task = None
     in_flight = False
 
     def __init__(self, runner: Any, options: RingOptions, ring: EngineRing) -> None:
@@ -110,7 +111,7 @@ class AdoptedDriver:
         self._armed = False
         self._epoll_has_events = False
         self.engine.records[EPOLL_ID] = self
-        self.user_data = EPOLL_ID
+        super().__init__(EPOLL_ID)
         self._eventfd = -1
         runner.io_manager = self
 

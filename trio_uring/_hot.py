@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from trio._core import _run, _traps
 
-from ._engine import SCRATCH, U32, Engine
+from ._engine import Engine
+from ._engine_begin import SCRATCH
 from ._errors import SubmissionQueueFull
 from ._lib import lib
 from ._operation import F_MORE, GENERATION, INDEX_MASK, USER_DATA_MASK
-from ._prep_entry import pack_any
+from ._prep_entry import U32, pack_any
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -115,10 +116,9 @@ class HotEngine(Engine):
             raise RuntimeError("this handle belongs to another Trio run")
         return task
 
-    def _new_record(self) -> Operation:
-        operation = super()._new_record()
-        operation.message = _Message(operation.abort)
-        return operation
+    def message_for(self, operation: Operation) -> Any:
+        """As `Engine.message_for`."""
+        return _Message(operation.abort)
 
     def begin_transfer(
         self,
