@@ -58,6 +58,8 @@ _MANAGER_METHODS = frozenset(
         "wait_writable",
     }
 )
+# epoll's timeouts are rounded up to a millisecond.
+_EARLY_S = 0.002
 _context: Any = _run.GLOBAL_RUN_CONTEXT
 
 
@@ -123,25 +125,61 @@ class AdoptedDriver(Record):
         self.engine.records[EPOLL_ID] = self
         super().__init__(EPOLL_ID)
         self._eventfd = -1
+        # Not known before the first pass.
+        self._is_guest: bool | None = None
+        # The events of this pass are epoll's.
+        self._by_epoll = False
         runner.io_manager = self
 
     # -- what Trio calls -----------------------------------------------------------------------
 
-    def get_events(self, timeout: float) -> list[tuple[int, int, int]]:
+    def get_events(self, timeout: float) -> Any:
         """The completions of this pass; in guest mode's worker thread only word that there are
         some.
         """
-        if self._eventfd >= 0 and get_ident() != self._thread:
-            return self._wait_for_eventfd(timeout)
-        if self._eventfd < 0 and self._runner.is_guest:
-            self._become_guest()
+        if self._is_guest:
+            if get_ident() != self._thread:
+                return self._wait_for_eventfd(timeout)
+        elif self._is_guest is None:
+            self._is_guest = self._runner.is_guest
+            if self._is_guest:
+                self._become_guest()
+        elif not timeout:
+            if self._armed and not self.engine.has_work() and self.engine.ring.is_silent():
+                return _NOTHING
+        elif self._can_sleep_in_epoll(timeout):
+            return self._inner.get_events(timeout - _EARLY_S)
         if not self._armed:
             self._arm()
         return self.engine.turn(int(timeout * 1e9) if timeout else 0)
 
-    def process_events(self, events: list[tuple[int, int, int]]) -> None:
+    def _can_sleep_in_epoll(self, timeout: float) -> bool:
+        """The ring has nothing to wait for, and would be a detour.
+
+        epoll knows milliseconds only: it wakes early, and the rest is waited for in the ring. Trio
+        takes an early return for a pass in which nothing happened, unless that very thing is waited
+        for.
+        """
+        self._by_epoll = (
+            timeout > 5 * _EARLY_S
+            and self.engine.is_quiet()
+            and not self._runner.waiting_for_idle
+            and not self.clock_jumps
+        )
+        return self._by_epoll
+
+    def process_events(self, events: Any) -> None:
         """Wakes the tasks of these completions, then those that epoll has ready."""
         engine = self.engine
+        if not events:
+            engine.nothing_happened()
+            self._by_epoll = False
+            return
+        if self._by_epoll:
+            self._by_epoll = False
+            self._inner.process_events(events)
+            engine.nothing_happened()
+            return
         if events is _RING_IS_READY:
             self._drain_eventfd()
             events = engine.turn(0)
@@ -222,5 +260,6 @@ class AdoptedDriver(Record):
             os.eventfd_write(self._eventfd, 1)
 
 
+_NOTHING: list[tuple[int, int, int]] = []
 # Identity matters: what the worker thread of a guest run returns for "enter the ring".
 _RING_IS_READY: list[tuple[int, int, int]] = [(0, 0, 0)]

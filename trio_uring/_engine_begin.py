@@ -61,7 +61,12 @@ class EngineBegin(EngineFiles):
 
         self.records: list[Any] = [Ignored(), Ignored(EPOLL_ID)]
         assert len(self.records) == OWN_IDS
+        # Records that are not in use: those with memory of their own apart, for not every operation
+        # that waits may have some.
         self.pool: list[Operation] = []
+        self.scratch_pool: list[Operation] = []
+        # How many operations may still be finished out of turn in this pass.
+        self._prompt_left = 0
         # KERNEL OWNS what these records pin; if the ring cannot be drained they are kept for ever.
         self.ring.hold("engine", self.records)
         self.ring.on_fork = self._close_companions

@@ -7,7 +7,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from ._abi import EnterFlag, SetupFlag, SqFlag
-from ._lib import lib
+from ._lib import ffi, lib
 from ._queue import U32
 from ._ring import Ring
 
@@ -28,8 +28,14 @@ SETUP_LADDER = (
 )
 
 
+_NEEDS_ENTER = int(SqFlag.CQ_OVERFLOW | SqFlag.TASKRUN)
+_NO_VIEW = memoryview(b"")
+
+
 class EngineRing(Ring):
     """A ring whose operations are accounted for by an engine, not by pins."""
+
+    _sq_flags = _cq_head = _cq_tail = _NO_VIEW
 
     # Called in a forked child: descriptors of handles must not live on there.
     on_fork: Callable[[], None] | None = None
@@ -49,6 +55,24 @@ class EngineRing(Ring):
         super()._abandon_in_child()
         if self.on_fork is not None:
             self.on_fork()
+
+    def _adopt_memory(self) -> None:
+        super()._adopt_memory()
+        ring = self._ring
+        self._sq_flags = memoryview(ffi.buffer(ring.sq_flags, 4)).cast("I")
+        self._cq_head = memoryview(ffi.buffer(ring.cq_head, 4)).cast("I")
+        self._cq_tail = memoryview(ffi.buffer(ring.cq_tail, 4)).cast("I")
+
+    def _kill_entries(self) -> None:
+        super()._kill_entries()
+        for view in (self._sq_flags, self._cq_head, self._cq_tail):
+            view.release()
+
+    def is_silent(self) -> bool:
+        """No completion is there, and none waits for us to enter. Sees less than `has_completions`:
+        what the kernel did since the last system call may not show yet.
+        """
+        return self._cq_head[0] == self._cq_tail[0] and not self._sq_flags[0] & _NEEDS_ENTER
 
     def hold(self, name: str, obj: object) -> None:
         """KERNEL OWNS memory of ``obj`` while anything is in flight; kept past close if need be."""

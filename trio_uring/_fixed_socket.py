@@ -138,6 +138,7 @@ class FixedSocket(SocketReceive):
             not (self._may_share and 0 < bufsize < _SHARED_BYTES_MAX)
             or buffers is None
             or self._received
+            or engine._prompt_left  # nobody else can run: then the send ends at once anyway
         ):
             return await self._exchange_in_turn(data, bufsize)
         if self._sending or self._send_lost is not None:

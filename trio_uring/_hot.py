@@ -13,7 +13,8 @@ and other threads are only looked at in a pass, so that there is one after `PROM
 
 Private names of Trio in use, beside those of `_adopted`: of a task ``_runner``, ``_next_send_fn``,
 ``_next_send``, ``_abort_func``, ``_cancel_status``, ``_cancel_points``, ``_schedule_points``; of
-the run ``runq``, ``instruments``, ``main_task``, ``ki_pending``. `recognises` checks them.
+the run ``runq``, ``instruments``, ``main_task``, ``ki_pending``, ``waiting_for_idle``. `recognises`
+checks them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ._operation import (
     GENERATION,
     IGNORED_ID,
     INDEX_MASK,
+    OWN_IDS,
     SEND_BIT,
     USER_DATA_MASK,
 )
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from ._engine_ring import EngineRing
     from ._operation import Operation
     from ._options import RingOptions
+    from ._sqe import Sqe
 
 # Operations that a task may finish before the loop makes a pass.
 PROMPT_MAX = 16
@@ -69,7 +72,15 @@ _TASK_NAMES = frozenset(
     }
 )
 _RUNNER_NAMES = frozenset(
-    {"entry_queue", "instruments", "is_guest", "ki_pending", "main_task", "runq"}
+    {
+        "entry_queue",
+        "instruments",
+        "is_guest",
+        "ki_pending",
+        "main_task",
+        "runq",
+        "waiting_for_idle",
+    }
 )
 # What Runner.reschedule uses, in all releases from 0.22 to 0.35.
 _RESCHEDULE_NAMES = frozenset(
@@ -113,8 +124,6 @@ class HotEngine(Engine):
 
     def __init__(self, options: RingOptions, driver: Driver, ring: EngineRing, runner: Any) -> None:
         self._runner = runner
-        # How many operations may still be submitted out of turn in this pass.
-        self._prompt_left = 0
         super().__init__(options, driver, ring)
 
     def current_task(self) -> Any:
@@ -130,6 +139,46 @@ class HotEngine(Engine):
     def message_for(self, operation: Operation) -> Any:
         """As `Engine.message_for`."""
         return _Message(operation.abort)
+
+    def is_quiet(self) -> bool:
+        """Nothing is in flight or prepared, or waits for the next pass."""
+        free = len(self.pool) + len(self.scratch_pool) + len(self._free_indices)
+        return len(self.records) == OWN_IDS + free and not self.has_work()
+
+    def has_work(self) -> bool:
+        """The next pass has something to submit, or to do without the kernel."""
+        return bool(
+            self.ring._tail != self._flushed or self._cancels or self._stash or self.reclaim
+        )
+
+    def begin(self, file: Any, bounded: bool) -> tuple[Operation, Sqe]:
+        """As `Engine.begin`."""
+        try:
+            task = _context.task
+        except AttributeError:
+            raise RuntimeError("must be called from async context") from None
+        if task._runner is not self._runner:
+            raise RuntimeError("this handle belongs to another Trio run")
+        ring = self.ring
+        if ring._tail == ring._limit:
+            self._make_room()
+        tail = ring._tail
+        ring._tail = (tail + 1) & U32
+        operation = self.pool.pop() if self.pool else self._new_record()
+        operation.task = task
+        operation.position = tail
+        if file is not None:
+            operation.file = file
+            file._in_flight += 1
+        if bounded and self.clock_jumps:
+            self.hold_clock(operation)
+        return operation, ring._entries[tail & ring._mask]
+
+    def nothing_happened(self) -> None:
+        """A pass without completions: as `dispatch` of none."""
+        if self.reclaim:
+            self.reclaim_dropped()
+        self._prompt_left = PROMPT_MAX if len(self._runner.runq) <= 1 else 0
 
     def begin_transfer(
         self,
@@ -156,7 +205,7 @@ class HotEngine(Engine):
             self._make_room()
         tail = ring._tail
         ring._tail = (tail + 1) & U32
-        pool = self.pool
+        pool = self.scratch_pool if address == SCRATCH else self.pool
         operation = pool.pop() if pool else self._new_record()
         operation.task = task
         operation.position = tail
@@ -238,7 +287,7 @@ class HotEngine(Engine):
         operation.file = operation.pins = operation.raise_cancel = None
         operation.closing = operation.bounded = False
         operation.user_data = (operation.user_data + GENERATION) & USER_DATA_MASK
-        self.pool.append(operation)
+        (self.scratch_pool if operation.scratch_at else self.pool).append(operation)
         return res
 
     @types.coroutine
@@ -257,7 +306,7 @@ class HotEngine(Engine):
         operation.file = operation.pins = operation.raise_cancel = None
         operation.closing = operation.bounded = False
         operation.user_data = (operation.user_data + GENERATION) & USER_DATA_MASK
-        self.pool.append(operation)
+        (self.scratch_pool if operation.scratch_at else self.pool).append(operation)
         return res
 
     def _finished_now(self, operation: Operation) -> bool:
@@ -305,9 +354,6 @@ class HotEngine(Engine):
             for user_data, res, flags in cqes:
                 record = records[user_data & INDEX_MASK]
                 task = record.task
-                if user_data & SEND_BIT and task is not None and record.raise_cancel is None:
-                    record.sent = res
-                    continue
                 if task is None or res < 0 or flags & F_MORE or record.user_data != user_data:
                     self.complete(record, user_data, res, flags)
                     continue

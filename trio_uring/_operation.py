@@ -248,4 +248,5 @@ class Operation:
         self.task = self.file = self.pins = self.raise_cancel = None
         self.closing = self.bounded = False
         self.user_data = (self.user_data + GENERATION) & USER_DATA_MASK
-        self.engine.pool.append(self)
+        engine = self.engine
+        (engine.scratch_pool if self.scratch_at else engine.pool).append(self)
