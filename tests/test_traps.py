@@ -74,7 +74,7 @@ async def test_a_timeout_goes_to_the_kernel_as_it_is(waits: list[tuple[int, int,
         # On a slow machine the time is over before the wait.
         seconds = 0.0103 if EMULATED else 0.0003
         del waits[:]
-        while not waits:
+        while not waits:  # noqa: ASYNC110
             await trio.sleep(seconds)
         timeouts = [timeout for _, timeout, _ in waits]
     assert all(0 < timeout <= seconds * 1e9 for timeout in timeouts), timeouts
