@@ -63,9 +63,11 @@ def _leak_gate() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """pytest-trio has remembered the `trio.run` of before `run_modes.install`."""
     import trio
+    from run_modes import trio_run
 
     for item in items:
-        if item.get_closest_marker("trio") is not None:
+        runs = [marker.kwargs.get("run") for marker in item.iter_markers("trio")]
+        if runs and all(run in (None, trio_run) for run in runs):
             item.add_marker(pytest.mark.trio(run=trio.run), append=False)
 
 

@@ -1,370 +1,243 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Which driver a run gets, runs without io_uring, thousands of runs, abandoned runs."""
+"""Tests that know nothing of trio_uring run on it: by an option, or by pytest-trio's marker."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
-import warnings
-from typing import TYPE_CHECKING, Any
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from engine_help import WAIT_S, Asleep, engine, rounds, run_python, socket_pair
-from test_engine_process import work_a_little
-from trio._core._io_epoll import EpollIOManager
-from trio._core._run import Runner
+from engine_help import WAIT_S, run_python
+from refusing import NO_SECCOMP
+from run_modes import MODE
+from trio._core import _run
 
 import trio_uring
-from trio_uring import _current
-from trio_uring.testing import requires_direct_descriptors
+from trio_uring._current import engine_if_any
+from trio_uring._every_run import EveryRunManager, EveryRunOnTheRing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-pytestmark = requires_direct_descriptors()
+HERE = Path(__file__).parent
 
-
-# -- a Trio that is not as we know it ----------------------------------------------------------
-
-
-@pytest.fixture
-def _nobody_was_warned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("TRIO_URING_DRIVER", raising=False)
-    _current._warn_unknown_trio.cache_clear()
-    yield
-    _current._warn_unknown_trio.cache_clear()
+# What a suite of somebody else's may do. It asks the kernel whether there is a ring.
+SUITE = """
+import os
+import queue
+import socket
+import trio
 
 
-def a_new_method(patch: pytest.MonkeyPatch) -> None:
-    """The manager can do something that our own would not pass on."""
-    patch.setattr(EpollIOManager, "wait_for_something", lambda self: None, raising=False)
+def rings():
+    links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+    return sum("io_uring" in os.readlink(link) for link in links if os.path.lexists(link))
 
 
-def another_signature(patch: pytest.MonkeyPatch) -> None:
-    """Trio calls the manager in another way."""
-    get_events: Callable[..., Any] = EpollIOManager.get_events
-    patch.setattr(
-        EpollIOManager, "get_events", lambda self, timeout, more=None: get_events(self, timeout)
-    )
+async def count():
+    await trio.sleep(0.001)
+    return rings()
 
 
-def another_reschedule(patch: pytest.MonkeyPatch) -> None:
-    """What the hot path has written out does something else."""
-    reschedule: Callable[..., Any] = Runner.reschedule
-    patch.setattr(Runner, "reschedule", lambda self, *args: reschedule(self, *args))
+def test_nothing_before():
+    assert rings() == 0
 
 
-@pytest.mark.usefixtures("_nobody_was_warned")
-@pytest.mark.parametrize("change", [a_new_method, another_signature, another_reschedule])
-def test_a_trio_with_another_loop_gets_the_hosted_driver_and_one_warning(
-    change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its private names are looked at in each run; what is said of them is said once."""
-
-    async def main() -> str:
-        await work_a_little()
-        return trio_uring.current_statistics().driver
-
-    assert trio.run(main) == "adopted"
-    with monkeypatch.context() as patch:
-        change(patch)
-        with pytest.warns(RuntimeWarning, match="does not know the loop of Trio"):
-            assert trio.run(main) == "hosted"
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert trio.run(main) == "hosted"
-    assert trio.run(main) == "adopted"
+def test_run():
+    assert trio.run(count) == 1
 
 
-@pytest.mark.usefixtures("_nobody_was_warned")
-def test_the_environment_can_ask_for_the_hosted_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TRIO_URING_DRIVER=hosted needs no warning: also under trio_uring.run."""
+def test_run_in_a_thread_of_a_run():
+    async def main():
+        return await trio.to_thread.run_sync(trio.run, count)
 
-    async def main() -> str:
-        await work_a_little()
-        return trio_uring.current_statistics().driver
-
-    monkeypatch.setenv("TRIO_URING_DRIVER", "hosted")
-    assert trio.run(main) == "hosted"
-    assert trio_uring.run(main) == "hosted"
+    assert trio.run(main) == 2
 
 
-# -- no io_uring -------------------------------------------------------------------------------
+def run_as_guest(async_fn):
+    todo = queue.SimpleQueue()
+    results = []
 
+    def done(outcome):
+        results.append(outcome.unwrap())
 
-WITHOUT = """
-import errno, sys, warnings
-import refusing
-if not refusing.refuse(refusing.NUMBERS["io_uring_setup"], errno.EPERM):
-    sys.exit(77)
-import run_modes, trio, trio_uring
-trio.run = run_modes.trio_run
-async def main():
-    await trio.to_thread.run_sync(bool)
-    for attempt in (trio_uring.socket_direct, lambda: trio_uring.open_direct("/dev/zero")):
-        try:
-            await attempt()
-        except trio_uring.RingUnavailableError as exc:
-            errors.append(exc)
-errors = []
-try:
-    trio_uring.run(main)
-except trio_uring.RingUnavailableError as exc:
-    refused = exc
-assert refused.errno == errno.EPERM and not errors
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    trio_uring.run(main, fallback=True)
-[warning] = caught
-assert warning.category is RuntimeWarning and warning.filename == "<string>"
-for error in (refused, *errors):
-    assert (error.errno, error.reason, error.remedy) == (1, refused.reason, refused.remedy)
-    assert refused.reason in str(error) and refused.remedy in str(error)
-assert len(errors) == 2 and refused.reason in str(warning.message)
-done = []
-try:
-    trio_uring.start_guest_run(main, run_sync_soon_threadsafe=print, done_callback=print)
-except trio_uring.RingUnavailableError as exc:
-    assert exc.reason == refused.reason
-    print("over")
-"""
-
-
-def test_without_io_uring_a_run_is_refused_or_falls_back_with_one_warning() -> None:
-    """fallback=True: plain Trio, told once and why; handles raise what the run would have."""
-    done = run_python(WITHOUT, check=False)
-    if done.returncode == 77:
-        pytest.skip("seccomp cannot be used here")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "over\n", "")
-
-
-# -- many runs ---------------------------------------------------------------------------------
-
-
-SEQUENCE = """
-import gc, os, sys, trio, trio_uring
-from test_end_of_run import mappings
-async def main():
-    async with await trio_uring.open_direct("/dev/zero") as file:
-        assert await file.read(4) == bytes(4)
-def kept():
-    gc.collect()
-    with open("/proc/self/statm") as line:
-        pages = int(line.read().split()[1])
-    return len(os.listdir("/proc/self/fd")), mappings(), pages * os.sysconf("SC_PAGE_SIZE")
-run = trio_uring.run if sys.argv[1] == "uring" else trio.run
-for _ in range(300):
-    run(main)
-fds, rings, resident = kept()
-for _ in range(int(sys.argv[2])):
-    run(main)
-after = kept()
-assert after[:2] == (fds, rings), (fds, rings, after)
-print(after[2] - resident)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["uring", "adopted"])
-def test_thousands_of_runs_in_sequence_keep_nothing(kind: str) -> None:
-    """Descriptors, mappings of rings and memory are after 2000 runs what they were before."""
-    runs = rounds(2000, 20_000)
-    grown = int(run_python(SEQUENCE, kind, str(runs)).stdout)
-    # What the allocator does with its arenas, once; 2 KiB for each run, where a ring has 100.
-    assert grown < 4 << 20, f"{grown} bytes in {runs} runs"
-
-
-@pytest.mark.parametrize("run", [trio.run, trio_uring.run], ids=["adopted", "uring"])
-def test_eight_threads_can_have_many_runs_at_once(run: Callable[..., Any]) -> None:
-    """Each run has its ring, made and closed in its thread, whoever else has one."""
-    errors: list[BaseException] = []
-
-    def run_often() -> None:
-        try:
-            for _ in range(rounds(25, 200)):
-                run(work_a_little)
-        except BaseException as exc:
-            errors.append(exc)
-
-    threads = [threading.Thread(target=run_often) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-
-
-# -- Ctrl-C ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("run", [trio.run, trio_uring.run], ids=["adopted", "uring"])
-@pytest.mark.parametrize("idle", [True, False], ids=["idle", "in an operation"])
-def test_ctrl_c_ends_a_run_that_sleeps(idle: bool, run: Callable[..., Any]) -> None:
-    """The wait in the kernel ends, the operation is cancelled, and the run raises."""
-
-    async def main() -> None:
-        async with socket_pair() as (sock, _):
-            try:
-                if idle:
-                    await trio.sleep_forever()
-                await sock.recv(10)
-            finally:
-                left.append(engine().in_flight)
-
-    def interrupt() -> None:
-        asleep.event.wait(WAIT_S)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    left: list[int] = []
-    asleep = Asleep()
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run(main, instruments=[asleep])
-    thread.join()
-    assert left == [0]
-
-
-# -- crashes -----------------------------------------------------------------------------------
-
-
-CRASH = """
-import os, socket, sys, attrs, trio, trio_uring, warnings
-from engine_help import connect, listen, passes
-from trio_uring import _capabilities
-from trio_uring.lowlevel import Op
-warnings.simplefilter("ignore")
-def found():
-    links = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            links.append(os.readlink("/proc/self/fd/" + name))
-        except FileNotFoundError:
-            pass
-    return sum("zero" in link or "socket" in link for link in links)
-def before_6_8():
-    old = _capabilities.capabilities()
-    old = attrs.evolve(old, ops=old.ops - {Op.FIXED_FD_INSTALL})
-    for name, module in list(sys.modules.items()):
-        if name.startswith("trio_uring.") and hasattr(module, "capabilities"):
-            module.capabilities = lambda: old
-def crash():
-    trio.lowlevel.current_task()._runner.clock = None
-async def others():
-    while True:
-        await trio.lowlevel.checkpoint()
-async def install(nursery):
-    file = await trio_uring.open_direct("/dev/zero")
-    nursery.start_soon(others)
-    nursery.start_soon(file.install_fd)
-    nursery.start_soon(file.install_fd)
-    await passes(1)
-    crash()
-    await passes(1)
-async def open_file(nursery):
-    before_6_8()
-    nursery.start_soon(others)
-    nursery.start_soon(trio_uring.open_direct, "/dev/zero")
-    await passes(1)
-    crash()
-    await passes(1)
-async def accept(nursery):
-    before_6_8()
-    listener, address = await listen()
-    nursery.start_soon(listener.accept_direct)
-    await trio.sleep(0.01)
-    clients.append(connect(address))
-    while not clients[0].getpeername():
-        pass
-    crash()
-    await trio.sleep_forever()
-async def multishot(nursery):
-    before_6_8()
-    listener, address = await listen()
-    async with listener.accept_direct_multishot() as connections:
-        await trio.sleep(0.01)
-        clients.append(connect(address))
-        crash()
-        await trio.sleep_forever()
-async def main():
-    async with trio.open_nursery() as nursery:
-        await globals()[sys.argv[1]](nursery)
-clients = []
-before = found()
-try:
-    trio.run(main)
-except trio.TrioInternalError:
-    print(found() - before - len(clients), flush=True)
-os._exit(0)  # Trio itself complains of what the crash has left
-"""
-
-
-@pytest.mark.parametrize("what", ["install", "open_file", "accept", "multishot"])
-def test_a_descriptor_that_comes_in_a_crash_is_closed(what: str) -> None:
-    """What operations of a crashed run bring, in its last pass or while it ends, has no owner."""
-    for _ in range(rounds(3, 30)):
-        assert run_python(CRASH, what).stdout == "0\n"
-
-
-# -- abandoned guest runs ----------------------------------------------------------------------
-
-
-ABANDONED = """
-import asyncio, gc, os, sys, threading, trio, trio_uring, warnings
-from engine_help import engine, socket_pair
-from test_engine_process import work_a_little
-warnings.simplefilter("ignore")
-sys.stderr = open(os.devnull, "w")  # Trio and asyncio complain at length
-gc.disable()
-rings, waiting = [], []
-async def receive(sock):
-    waiting.append(trio.lowlevel.current_task())
-    await sock.recv(10)
-async def main():
-    rings.append(engine().ring)
-    async with socket_pair() as (sock, peer), trio.open_nursery() as nursery:
-        nursery.start_soon(receive, sock)
-        while True:
-            await trio.lowlevel.checkpoint()
-async def host():
     trio.lowlevel.start_guest_run(
-        main,
-        run_sync_soon_threadsafe=asyncio.get_running_loop().call_soon_threadsafe,
-        done_callback=print,
+        async_fn, todo.put, run_sync_soon_threadsafe=todo.put, done_callback=done
     )
-    await asyncio.sleep(0.05)
-asyncio.run(host())
+    while not results:
+        todo.get()()
+    return results[0]
+
+
+def test_guest_run():
+    async def main(put):
+        event = trio.Event()
+        put(event.set)
+        await event.wait()
+        return rings()
+
+    assert run_as_guest(main) == 1
+
+
+def test_sockets():
+    async def main():
+        a, b = trio.socket.socketpair()
+        with a, b:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(b.send, b"x")
+                assert await a.recv(1) == b"x"
+
+    trio.run(main)
+
+
+def test_nothing_left():
+    assert rings() == 0
 """
 
-CANCELLED_LATER = """
-gc.collect()
-assert rings[0].fd == -1
-waiting[0]._attempt_abort(None)  # what a cancel scope does, where it can ask the time
-print("cancelled", flush=True)
-os._exit(0)
-"""
 
-COLLECTED_IN_A_RUN = """
-async def collect():
-    await work_a_little()
-    gc.collect()
-    assert rings[0].fd == -1
-    await work_a_little()
-    print("went on", flush=True)
-thread = threading.Thread(target=trio.run, args=(collect,))
-thread.start()
-thread.join()
-os._exit(0)
-"""
+def _pytest(
+    suite: str, where: Path, *args: str, before: tuple[str, ...] = (), **environment: str
+) -> tuple[int, str]:
+    (where / "test_suite.py").write_text(suite)
+    options = ["-q", "-p", "trio_uring.testing", "-p", "no:cacheprovider", *args]
+    done = subprocess.run(
+        [*before, sys.executable, "-m", "pytest", *options],
+        cwd=where,
+        env=dict(os.environ, **environment),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_S,
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
-def test_a_task_of_a_collected_guest_run_can_be_cancelled() -> None:
-    """Its ring is closed and unmapped: the abort of an operation must not touch it any more."""
-    assert run_python(ABANDONED + CANCELLED_LATER).stdout == "cancelled\n"
+@pytest.fixture(scope="module", autouse=True)
+def _needs_io_uring(probed: trio_uring.Probe) -> None:
+    if not probed.usable:
+        pytest.skip(probed.reason or "io_uring is unusable")
 
 
-def test_a_guest_run_that_is_collected_in_another_run_disturbs_it_not() -> None:
-    """The garbage collector ends an abandoned run wherever it happens to be."""
-    assert run_python(ABANDONED + COLLECTED_IN_A_RUN).stdout == "went on\n"
+def test_an_unchanged_suite_runs_on_the_ring(tmp_path: Path) -> None:
+    """Each kind of run of a suite without trio_uring has a ring, and only while it runs."""
+    status, output = _pytest(
+        SUITE, tmp_path, "--every-run-on-the-ring", TRIO_URING_DRIVER="adopted"
+    )
+
+    assert status == 0, output
+    counted = re.search(r"adopted: (\d+) of (\d+) Trio runs had a ring.* (\d+) times", output)
+    assert counted, output
+    runs = 5  # two of them nested
+    assert (int(counted[1]), int(counted[2])) == (runs, runs)
+    assert int(counted[3]) > runs
+
+
+def test_the_hosted_driver_too_can_be_in_every_run(tmp_path: Path) -> None:
+    """TRIO_URING_DRIVER=hosted holds for every run, and the report says it."""
+    status, output = _pytest(SUITE, tmp_path, "--every-run-on-the-ring", TRIO_URING_DRIVER="hosted")
+
+    assert status == 0, output
+    assert "hosted: 5 of 5 Trio runs had a ring" in output
+
+
+def test_without_the_option_a_suite_runs_as_ever(tmp_path: Path) -> None:
+    """The plugin alone makes no ring."""
+    status, output = _pytest(SUITE, tmp_path, "-k", "test_run")
+
+    assert status == 1
+    assert "assert 0 == 1" in output
+    assert "had a ring" not in output
+
+
+def test_a_session_in_which_no_run_had_a_ring_has_failed(tmp_path: Path) -> None:
+    """Its tests pass, but they said nothing about the ring."""
+    suite = "def test_no_trio():\n    pass\n"
+    status, output = _pytest(suite, tmp_path, "--every-run-on-the-ring")
+
+    assert status == 1
+    assert "1 passed" in output
+    assert "0 of 0 Trio runs had a ring" in output
+
+
+def test_listing_tests_is_no_failure(tmp_path: Path) -> None:
+    """With --collect-only no run is expected."""
+    status, output = _pytest(SUITE, tmp_path, "--every-run-on-the-ring", "--collect-only")
+
+    assert status == 0, output
+
+
+def test_where_io_uring_is_refused_no_test_is_run(tmp_path: Path) -> None:
+    """The session ends at once, with the cause and the remedy."""
+    refusing = (sys.executable, str(HERE / "refusing.py"), "EPERM", "io_uring_setup")
+    status, output = _pytest(SUITE, tmp_path, "--every-run-on-the-ring", before=refusing)
+    if status == NO_SECCOMP:
+        pytest.skip("seccomp cannot be used here")
+
+    assert status == pytest.ExitCode.USAGE_ERROR, output
+    assert "seccomp" in output
+    assert "passed" not in output
+
+
+def test_the_end_of_the_session_gives_trio_its_manager_back() -> None:
+    """What comes after in the same process runs as before."""
+    stock = getattr(_run, "TheIOManager")  # noqa: B009  # not among Trio's typed names
+    every_run = EveryRunOnTheRing()
+    during = getattr(_run, "TheIOManager")  # noqa: B009
+    every_run.pytest_unconfigure()
+
+    assert during is EveryRunManager
+    assert getattr(_run, "TheIOManager") is stock  # noqa: B009
+
+
+def test_the_module_can_be_imported_without_pytest() -> None:
+    """Its functions need nothing but Trio."""
+    run_python(
+        "import sys\n"
+        "sys.modules['pytest'] = sys.modules['_pytest'] = None\n"
+        "import trio, trio_uring.testing\n"
+        "trio.run(trio.sleep, 0)\n"
+        "assert trio_uring.testing.adopt_ring and trio_uring.testing.pytest_addoption"
+    )
+
+
+def _rings() -> Iterator[str]:
+    for fd in os.listdir("/proc/self/fd"):
+        link = f"/proc/self/fd/{fd}"
+        if os.path.lexists(link) and "io_uring" in os.readlink(link):
+            yield link
+
+
+@pytest.mark.trio(run=partial(trio_uring.run, ring=trio_uring.RingOptions(slots_max=3)))
+async def test_a_marker_of_pytest_trio_chooses_the_runner() -> None:
+    """The ring is there before anything asks for it, with the sizes that the runner gave."""
+    await trio.lowlevel.checkpoint()
+
+    assert len(list(_rings())) == 1
+    engine = engine_if_any()
+    assert engine is not None
+    assert engine.options.slots_max == 3
+
+
+@pytest.mark.trio(run=trio_uring.run)
+async def test_fixtures_of_pytest_trio_work_with_the_runner(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, uring_leak_gate: None
+) -> None:
+    """Nursery, clock and the leak gate are the same as under `trio.run`."""
+    assert engine_if_any() is not None
+    nursery.start_soon(trio.sleep, 1000)
+    await trio.sleep(1000)
+
+    assert trio.current_time() >= 1000
+
+
+@pytest.mark.skipif(MODE == "uring", reason="this is what TRIO_URING_TEST_RUN=uring changes")
+async def test_without_the_marker_a_test_has_no_ring_until_it_uses_one() -> None:
+    """pytest-trio's own runner is `trio.run`."""
+    assert engine_if_any() is None
+    assert not list(_rings())

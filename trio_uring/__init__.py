@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._file_table import SlotsExhausted
     from ._fixed_file import FixedFile
     from ._fixed_socket import FixedSocket
+    from ._many import read_files, stat_many
     from ._options import RingOptions
     from ._probe import (
         BEHAVIOURS,
@@ -83,10 +84,12 @@ __all__ = [
     "open_nursery",
     "pipe_direct",
     "probe",
+    "read_files",
     "register",
     "run",
     "socket_direct",
     "start_guest_run",
+    "stat_many",
 ]
 
 _MODULES = {
@@ -113,6 +116,7 @@ _MODULES = {
     "_file_table": ("SlotsExhausted",),
     "_fixed_file": ("FixedFile",),
     "_fixed_socket": ("FixedSocket",),
+    "_many": ("read_files", "stat_many"),
     "_options": ("RingOptions",),
     "_probe": (
         "BEHAVIOURS",

@@ -19,7 +19,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._capabilities import capabilities
-from ._operation import CANCELLED
+from ._operation import CANCELLED, Record
 from ._prep import prep_accept, prep_accept_direct
 from ._slots import reserve
 
@@ -50,24 +50,18 @@ _OTHERS_FAULT = frozenset(
 )
 
 
-class _Accept:
+class _Accept(Record):
     """One accept in flight, with the slot that it fills."""
 
-    __slots__ = ("closing", "connections", "file", "slot", "user_data")
-    task = None
-    in_flight = True
-    bounded = False
+    __slots__ = ("brings_fd", "closing", "connections", "file", "slot")
 
     def __init__(self, connections: AcceptedConnections, slot: int) -> None:
         self.connections = connections
         self.file: Any = connections.listener
         self.slot = slot
+        self.brings_fd = not connections._direct
         self.closing = False
-        self.user_data = 0
-
-    @property
-    def brings_fd(self) -> bool:
-        return not self.connections._direct
+        super().__init__()
 
     def complete(self, res: int, flags: int) -> None:
         self.connections._accept_ended(self, res)

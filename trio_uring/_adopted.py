@@ -28,6 +28,7 @@ eight public methods of a manager; and those of `_hot`. `recognises` checks them
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import select
@@ -38,7 +39,7 @@ from trio._core import _run
 
 from . import _hot
 from ._clock_holder import ClockHolder
-from ._operation import EPOLL_ID
+from ._operation import EPOLL_ID, Record
 from ._prep import prep_poll_add
 
 if TYPE_CHECKING:
@@ -64,17 +65,26 @@ def recognises(runner: Any) -> bool:
     """Whether this Trio is built as this driver expects."""
     try:
         manager: Any = runner.io_manager
+        manager_type: Any = type(manager)
+        runner_type: Any = type(runner)
         return (
-            frozenset(name for name in vars(type(manager)) if name[0] != "_") == _MANAGER_METHODS
-            and type(manager).__module__ == "trio._core._io_epoll"
-            and list(inspect.signature(manager.get_events).parameters) == ["timeout"]
-            and list(inspect.signature(manager.process_events).parameters) == ["events"]
+            _recognises_class(manager_type)
             and callable(manager._epoll.fileno)
             and isinstance(runner.is_guest, bool)
-            and _hot.recognises(runner)
+            and _hot.recognises(runner_type)
         )
     except (AttributeError, TypeError, ValueError):
         return False
+
+
+@functools.cache  # signatures take longer than the ring
+def _recognises_class(manager: Any) -> bool:
+    return (
+        frozenset(name for name in vars(manager) if name[0] != "_") == _MANAGER_METHODS
+        and manager.__module__ == "trio._core._io_epoll"
+        and list(inspect.signature(manager.get_events).parameters) == ["self", "timeout"]
+        and list(inspect.signature(manager.process_events).parameters) == ["self", "events"]
+    )
 
 
 def current_runner() -> Any:
@@ -89,12 +99,13 @@ def current_runner() -> Any:
         raise RuntimeError("must be called from async context") from None
 
 
-class AdoptedDriver:
-    """Takes the place of ``runner.io_manager``, with the epoll manager inside."""
+class AdoptedDriver(Record):
+    """Takes the place of ``runner.io_manager``, with the epoll manager inside.
+
+    As a record of the engine it is that of the poll of the epoll descriptor.
+    """
 
     name = "adopted"
-    # As a record of the engine: for the poll of the epoll descriptor.
-    task = None
     in_flight = False
 
     def __init__(self, runner: Any, options: RingOptions, ring: EngineRing) -> None:
@@ -110,7 +121,7 @@ class AdoptedDriver:
         self._armed = False
         self._epoll_has_events = False
         self.engine.records[EPOLL_ID] = self
-        self.user_data = EPOLL_ID
+        super().__init__(EPOLL_ID)
         self._eventfd = -1
         runner.io_manager = self
 

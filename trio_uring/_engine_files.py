@@ -33,6 +33,8 @@ class EngineFiles:
         self.reclaim: list[tuple[int, int]] = []
         self.buffers: SharedBuffers | None = None
         self._buffers_tried = False
+        # Of the last `read_files`, for the next one.
+        self.spare_memory: Any = None
         self.files: dict[int, weakref.ref[Any]] = {}
 
     def check_run(self) -> None:

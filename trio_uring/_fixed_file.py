@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from trio.lowlevel import enable_ki_protection
 
 from ._abi import Op
-from ._buffers import TRANSFER_BYTES_MAX, c_string, iovecs, readable, writable
+from ._batch import transfer_many
+from ._buffers import TRANSFER_BYTES_MAX, c_string, iovecs, readable, struct_memory, writable
 from ._capabilities import capabilities
-from ._engine import SCRATCH
+from ._engine_begin import SCRATCH
 from ._handle import Handle
 from ._lib import address_of, ffi
 from ._operation import SCRATCH_BYTES
@@ -30,7 +31,7 @@ from ._prep import (
     prep_sync_file_range,
     prep_writev,
 )
-from ._structs import Statx
+from ._stat import STATX_BASIC_STATS, STATX_BYTES, stat_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 _POSITION = 0xFFFF_FFFF_FFFF_FFFF
 _SPLICE_FD_IN_FIXED = 1 << 31
 _AT_EMPTY_PATH = 0x1000
-_STATX_BASIC_STATS = 0x7FF
 _DATASYNC = 1
 _READ, _WRITE = int(Op.READ), int(Op.WRITE)  # as plain numbers: the hot path packs them
 
@@ -112,6 +112,30 @@ class FixedFile(Handle):
         if engine.clock_jumps:
             engine.hold_clock(operation)
         return await engine.wait_prompt(operation)
+
+    @enable_ki_protection
+    async def read_many(self, buffer: WritableBuffer, offsets: Iterable[int]) -> list[int]:
+        """Fills equal parts of ``buffer``, the first from the first of ``offsets``, and so on.
+
+        As many `readinto_at` at once, for the Python of one. ``buffer`` may be an array with a row
+        for each offset, and ``offsets`` an array of unsigned 64-bit numbers, used in place. Returns
+        how many bytes each read, fewer at the end of the file.
+
+        Raises:
+            ValueError: the parts would not be equal.
+            OSError: the first error; the others have ended too.
+        """
+        pin, _, nbytes = writable(buffer)
+        return await transfer_many(self._engine, self, _READ, pin, nbytes, offsets)
+
+    @enable_ki_protection
+    async def write_many(self, data: ReadableBuffer, offsets: Iterable[int]) -> list[int]:
+        """Writes equal parts of ``data`` at ``offsets``: see `read_many`.
+
+        Returns how many bytes each wrote. After an error or a cancellation nobody knows which were.
+        """
+        pin, _, nbytes = readable(data)
+        return await transfer_many(self._engine, self, _WRITE, pin, nbytes, offsets)
 
     async def readv_at(self, buffers: Iterable[WritableBuffer], offset: int) -> int:
         """`readinto_at` into several buffers, one after the other. preadv(2)."""
@@ -189,7 +213,7 @@ class FixedFile(Handle):
 
     async def stat(self) -> os.stat_result:
         """The status of the file. statx(2), which takes no slot: through an ordinary descriptor."""
-        result = Statx()
+        memory, address = struct_memory("char[]", STATX_BYTES)
         pin, path = c_string(b"")
         async with self._ordinary_fd() as fd:
             await self._engine.perform(
@@ -197,11 +221,11 @@ class FixedFile(Handle):
                 fd,
                 path,
                 _AT_EMPTY_PATH,
-                _STATX_BASIC_STATS,
-                result.pointer,
-                pins=(pin, result),
+                STATX_BASIC_STATS,
+                address,
+                pins=(pin, memory),
             )
-        return _stat_result(result)
+        return stat_result(memory)
 
     async def getxattr(self, name: str | bytes) -> bytes:
         """The value of an extended attribute. fgetxattr(2); an operation since 5.19.
@@ -305,30 +329,6 @@ class _Pair:
     def _operation_ended(self) -> None:
         for file in self.members:
             file._operation_ended()
-
-
-def _stat_result(statx: Statx) -> os.stat_result:
-    times_ns = (statx.stx_atime_ns, statx.stx_mtime_ns, statx.stx_ctime_ns)
-    names = ("atime", "mtime", "ctime")
-    sequence = (
-        statx.stx_mode,
-        statx.stx_ino,
-        os.makedev(statx.stx_dev_major, statx.stx_dev_minor),
-        statx.stx_nlink,
-        statx.stx_uid,
-        statx.stx_gid,
-        statx.stx_size,
-        *(time_ns // 1_000_000_000 for time_ns in times_ns),
-    )
-    named: dict[str, float] = {
-        "st_blksize": statx.stx_blksize,
-        "st_blocks": statx.stx_blocks,
-        "st_rdev": os.makedev(statx.stx_rdev_major, statx.stx_rdev_minor),
-    }
-    for name, time_ns in zip(names, times_ns, strict=True):
-        named[f"st_{name}_ns"] = time_ns
-        named[f"st_{name}"] = time_ns / 1e9
-    return os.stat_result(sequence, named)
 
 
 def _length(nbytes: int) -> int:

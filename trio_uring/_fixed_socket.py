@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket as stdlib_socket
 from socket import SOCK_CLOEXEC
 from typing import TYPE_CHECKING, Any
@@ -13,43 +14,39 @@ from trio.lowlevel import enable_ki_protection
 
 from ._abi import Op
 from ._accept import AcceptedConnections
-from ._buffers import PinnedBuffer, readable, writable
+from ._buffers import PinnedBuffer, readable
 from ._capabilities import capabilities
-from ._engine import SCRATCH
-from ._fixed_file import _length, new_buffer, unpack
-from ._lib import address_of, ffi
+from ._engine_begin import SCRATCH
+from ._fixed_file import _length
+from ._lib import ffi
 from ._msghdr import Msghdr
-from ._operation import BUFFER_SELECT, F_BUFFER, BringsFd
+from ._operation import F_BUFFER, BringsFd
 from ._prep import (
     prep_accept,
     prep_accept_direct,
-    prep_recvmsg,
     prep_send_zc,
     prep_sendmsg,
     prep_shutdown,
 )
-from ._recv_multishot import ReceivedData
 from ._slots import fill_slot, reserve
-from ._socket_setup import _STREAMS, SocketSetup
+from ._socket_receive import _SHARED_BYTES_MAX, SocketReceive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._buffers import ReadableBuffer, WritableBuffer
+    from ._buffers import ReadableBuffer
     from ._operation import Operation
 
 
 # As plain numbers: the hot path packs them.
-_RECV, _SEND = int(Op.RECV), int(Op.SEND)
+_SEND = int(Op.SEND)
 _NO_SIGNAL = int(stdlib_socket.MSG_NOSIGNAL)
-# What one receive takes at the most; a shared buffer is shorter.
-_SHARED_BYTES_MAX = 1 << 30
 # Up to here a copy costs less than lending the memory to the kernel.
 _COPIED_BYTES = 4096
 memmove: Any = ffi.memmove
 
 
-class FixedSocket(SocketSetup):
+class FixedSocket(SocketReceive):
     """A socket in the ring's table; from `socket_direct`, `accept_direct` or `register`.
 
     The methods are those of `trio.socket.SocketType`, with the arguments of the standard library's.
@@ -104,150 +101,6 @@ class FixedSocket(SocketSetup):
         """
         return AcceptedConnections(self)
 
-    # -- receive -------------------------------------------------------------------------------
-
-    # Ctrl-C waits for the next checkpoint: between the completion and the return, bytes would be
-    # lost.
-    @enable_ki_protection
-    async def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Up to ``bufsize`` bytes; ``b""`` at the end of the stream, and only there. recv(2).
-
-        On a stream it may return fewer than are there: at most one of the run's shared buffers.
-        """
-        engine = self._engine
-        buffers = engine.buffers
-        if not self._may_share or flags or buffers is None or not 0 < bufsize < _SHARED_BYTES_MAX:
-            return await self._recv_anyhow(bufsize, flags)
-        if self._receiving or self._received or self._receive_lost is not None:
-            return await self._recv_anyhow(bufsize, flags)
-        operation = engine.begin_transfer(self, _RECV, BUFFER_SELECT, 0, bufsize, 0)
-        self._receiving = True
-        try:
-            count = await engine.wait(operation)
-            if operation.flags & F_BUFFER:
-                return buffers.take(operation.flags, count)
-            return b""
-        except OSError as exc:
-            if exc.errno != errno.ENOBUFS:
-                self._receive_failed(exc)
-        finally:
-            self._receiving = False
-        return await self._recv_anyhow(bufsize, flags, share=False)
-
-    async def _recv_anyhow(self, bufsize: int, flags: int, share: bool = True) -> bytes:
-        """`recv` in memory of its own, or of what was received already."""
-        bufsize = _length(bufsize)
-        engine = self._engine
-        if share and self._may_share and not flags and bufsize and not engine._buffers_tried:
-            engine.shared_buffers()
-            return await self.recv(bufsize)
-        self._start_receiving()
-        try:
-            if self._received:
-                return await self._take_received(bufsize, flags)
-            if not bufsize and self.type in _STREAMS:
-                await trio.lowlevel.checkpoint()
-                return b""
-            memory = new_buffer("char[]", max(bufsize, 1))
-            count = await engine.wait(
-                engine.begin_transfer(self, _RECV, 0, address_of(memory), bufsize, 0, flags, memory)
-            )
-            return unpack(memory, min(count, bufsize))
-        except OSError as exc:
-            self._receive_failed(exc)
-        finally:
-            self._receiving = False
-
-    def _start_receiving(self) -> None:
-        self._checked_slot()
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving on this socket")
-        if not self._received:
-            self._check_broken(self._receive_lost)
-        self._receiving = True
-
-    async def _take_received(self, bufsize: int, flags: int) -> bytes:
-        await trio.lowlevel.checkpoint()
-        data = self._received.popleft()
-        if len(data) > bufsize or flags & stdlib_socket.MSG_PEEK:
-            rest = data if flags & stdlib_socket.MSG_PEEK else data[bufsize:]
-            self._received.appendleft(rest)
-        return data[:bufsize]
-
-    @enable_ki_protection
-    async def recv_into(self, buffer: WritableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Receives into ``buffer``, up to ``nbytes`` bytes of it (0: all); returns how many."""
-        pin, address, size = writable(buffer)
-        size = min(_length(nbytes) or size, size)
-        self._start_receiving()
-        try:
-            if not size and self.type in _STREAMS:
-                await trio.lowlevel.checkpoint()
-                return 0
-            if self._received:
-                data = await self._take_received(size, flags)
-                ffi.memmove(ffi.cast("char *", address), data, len(data))
-                return len(data)
-            engine = self._engine
-            return await engine.wait(
-                engine.begin_transfer(self, _RECV, 0, address, size, 0, flags, pin)
-            )
-        except OSError as exc:
-            self._receive_failed(exc)
-        finally:
-            self._receiving = False
-
-    async def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
-        """As `socket.socket.recvfrom`: the data, and who sent them."""
-        data, _, _, address = await self._recvmsg(bufsize, 0, flags, True)
-        return data, address
-
-    async def recvmsg(
-        self, bufsize: int, ancbufsize: int = 0, flags: int = 0
-    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
-        """As `socket.socket.recvmsg`: data, ancillary data, flags, and who sent them."""
-        return await self._recvmsg(bufsize, ancbufsize, flags, self.type not in _STREAMS)
-
-    @enable_ki_protection
-    async def _recvmsg(
-        self, bufsize: int, ancbufsize: int, flags: int, with_address: bool
-    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
-        buffer = bytearray(_length(bufsize))
-        message = Msghdr.receive([buffer], ancbufsize, with_address)
-        self._start_receiving()
-        try:
-            if self._received:
-                return await self._take_received(bufsize, flags), [], 0, None
-            count = await self._engine.perform_on(
-                self, prep_recvmsg, message.pointer, flags, pins=message, bounded=False
-            )
-        except OSError as exc:
-            self._receive_failed(exc)
-        finally:
-            self._receiving = False
-        return bytes(buffer[:count]), message.ancdata, message.flags, message.address
-
-    async def read(self, nbytes: int) -> bytes:
-        """The same as `recv`."""
-        return await self.recv(nbytes)
-
-    async def readinto(self, buffer: WritableBuffer) -> int:
-        """The same as `recv_into`."""
-        return await self.recv_into(buffer)
-
-    def recv_multishot(self) -> ReceivedData:
-        """``async with ... as received``, then ``async for data in received``: chunks as they come.
-
-        One operation receives many times, into the run's shared buffers (6.0; before it, one
-        operation for each chunk). A bounded number of chunks is taken ahead of the loop. What was
-        taken and not looked at is not lost: the next receive returns it.
-
-        For streams only (``SOCK_STREAM``): chunks have no boundaries.
-        """
-        if self.type is not stdlib_socket.SOCK_STREAM:
-            raise ValueError("recv_multishot is for SOCK_STREAM")
-        return ReceivedData(self)
-
     # -- send ----------------------------------------------------------------------------------
 
     @enable_ki_protection
@@ -272,6 +125,66 @@ class FixedSocket(SocketSetup):
         pin, address, nbytes = readable(data)
         return begin(self, _SEND, 0, address + start, _length(nbytes - start), 0, flags, pin)
 
+    @enable_ki_protection
+    async def exchange(self, data: ReadableBuffer, bufsize: int) -> bytes:
+        """`send_all`, then `recv`: a reply and the next request, for the price of one await.
+
+        Returns what was received, ``b""`` at the end of the stream. Cancelled, it has received
+        nothing; of ``data`` nobody knows how much was sent, as with `send_all`.
+        """
+        engine = self._engine
+        buffers = engine.buffers
+        if (
+            not (self._may_share and 0 < bufsize < _SHARED_BYTES_MAX)
+            or buffers is None
+            or self._received
+        ):
+            return await self._exchange_in_turn(data, bufsize)
+        if self._sending or self._send_lost is not None:
+            self._start_sending()  # raises
+        if self._receiving or self._receive_lost is not None:
+            self._start_receiving()
+        pin = data if isinstance(data, (bytes, PinnedBuffer)) else PinnedBuffer(data)
+        if not len(pin):
+            return await self.recv(bufsize)
+        operation = self._begin_exchange(pin, bufsize)
+        self._sending = self._receiving = True
+        try:
+            count = await engine.wait(operation)
+            if operation.flags & F_BUFFER:
+                return buffers.take(operation.flags, count)
+            return b""
+        except OSError as exc:
+            sent, operation.sent = operation.sent, None
+            if exc.errno not in (errno.ECANCELED, errno.ENOBUFS):
+                self._receive_failed(exc)
+        finally:
+            operation.sent = None
+            self._sending = self._receiving = False
+        return await self._exchange_rest(pin, sent or 0, bufsize)
+
+    def _begin_exchange(self, data: bytes | PinnedBuffer, bufsize: int) -> Operation:
+        begin, nbytes = self._engine.begin_exchange, len(data)
+        if type(data) is bytes and nbytes <= _COPIED_BYTES:
+            operation = begin(self, SCRATCH, nbytes, bufsize)
+            memmove(operation.scratch, data, nbytes)
+            return operation
+        pin, address, nbytes = readable(data)
+        return begin(self, address, _length(nbytes), bufsize, pin)
+
+    async def _exchange_rest(self, data: bytes | PinnedBuffer, sent: int, bufsize: int) -> bytes:
+        """The send failed or was cut short, or there was no shared buffer for the receive."""
+        if sent < 0:
+            self._send_failed(OSError(-sent, os.strerror(-sent)))
+        if sent < len(data):
+            rest = PinnedBuffer(data) if isinstance(data, bytes) else data
+            await self.send_all(rest[sent:])
+        return await self.recv(bufsize)
+
+    async def _exchange_in_turn(self, data: ReadableBuffer, bufsize: int) -> bytes:
+        await self.send_all(data)
+        return await self.recv(bufsize)
+
     async def write(self, data: ReadableBuffer) -> int:
         """The same as `send`."""
         return await self.send(data)
@@ -281,7 +194,7 @@ class FixedSocket(SocketSetup):
         cancellation nobody knows how much was sent.
         """
         engine = self._engine
-        if type(data) is not bytes and not isinstance(data, PinnedBuffer):
+        if not isinstance(data, bytes) and not isinstance(data, PinnedBuffer):
             data = PinnedBuffer(data)  # it must not change its size between two sends
         if self._sending or self._send_lost is not None:
             self._start_sending()  # raises

@@ -18,16 +18,27 @@ the run ``runq``, ``instruments``, ``main_task``, ``ki_pending``. `recognises` c
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import TYPE_CHECKING, Any
 
 from trio._core import _run, _traps
 
-from ._engine import SCRATCH, U32, Engine
+from ._engine import Engine
+from ._engine_begin import _IO_LINK, _RECV, _SEND, _WHOLE, SCRATCH
 from ._errors import SubmissionQueueFull
 from ._lib import lib
-from ._operation import F_MORE, GENERATION, INDEX_MASK, USER_DATA_MASK
-from ._prep_entry import pack_any
+from ._operation import (
+    BUFFER_SELECT,
+    F_MORE,
+    GENERATION,
+    IGNORED_ID,
+    INDEX_MASK,
+    SEND_BIT,
+    USER_DATA_MASK,
+)
+from ._prep import prep_nop
+from ._prep_entry import U32, pack_any
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -82,12 +93,13 @@ _RESCHEDULE_NAMES = frozenset(
 )
 
 
+@functools.cache
 def recognises(runner: Any) -> bool:
-    """Whether tasks and runs are built as this module expects."""
+    """Whether tasks, and runs of this class, are built as this module expects."""
     return (
-        _fields(type(runner)) >= _RUNNER_NAMES
+        _fields(runner) >= _RUNNER_NAMES
         and _fields(_run.Task) >= _TASK_NAMES
-        and frozenset(type(runner).reschedule.__code__.co_names) == _RESCHEDULE_NAMES
+        and frozenset(runner.reschedule.__code__.co_names) == _RESCHEDULE_NAMES
         and _fields(_Message) == {"abort_func"}
     )
 
@@ -115,10 +127,9 @@ class HotEngine(Engine):
             raise RuntimeError("this handle belongs to another Trio run")
         return task
 
-    def _new_record(self) -> Operation:
-        operation = super()._new_record()
-        operation.message = _Message(operation.abort)
-        return operation
+    def message_for(self, operation: Operation) -> Any:
+        """As `Engine.message_for`."""
+        return _Message(operation.abort)
 
     def begin_transfer(
         self,
@@ -169,6 +180,39 @@ class HotEngine(Engine):
             )
         except BaseException as exc:
             raise self.discarded(operation, exc) from None
+        return operation
+
+    def begin_exchange(
+        self, file: Any, address: int, nbytes: int, bufsize: int, pins: Any = None
+    ) -> Operation:
+        """As `Engine.begin_exchange`."""
+        ring = self.ring
+        position = ring._tail
+        if (ring._limit - position) & U32 < 2:
+            self.make_room(2)
+            position = ring._tail
+        # The entry of the send is written when the record is there.
+        ring._tail = (position + 1) & U32
+        try:
+            operation = self.begin_transfer(file, _RECV, BUFFER_SELECT, 0, bufsize, 0, 0, pins)
+        except BaseException:
+            prep_nop(ring.entry(position), IGNORED_ID)
+            raise
+        if address == SCRATCH:
+            address = operation.scratch_at or operation.make_scratch()
+        operation.sent = -1
+        pack_any(
+            ring._rows,
+            (position & ring._mask) << 6,
+            _SEND,
+            _IO_LINK | file._fixed,
+            file._number,
+            0,
+            address,
+            nbytes,
+            _WHOLE,
+            operation.user_data | SEND_BIT,
+        )
         return operation
 
     def _make_room(self) -> None:
@@ -261,6 +305,9 @@ class HotEngine(Engine):
             for user_data, res, flags in cqes:
                 record = records[user_data & INDEX_MASK]
                 task = record.task
+                if user_data & SEND_BIT and task is not None and record.raise_cancel is None:
+                    record.sent = res
+                    continue
                 if task is None or res < 0 or flags & F_MORE or record.user_data != user_data:
                     self.complete(record, user_data, res, flags)
                     continue

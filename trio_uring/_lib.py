@@ -29,6 +29,7 @@ class _Lib(Protocol):
     TU_CQ_FLAGS: int
     TU_CQ_OVERFLOWED: int
     TU_RES_MIN: int
+    TU_PENDING: int
 
     def tu_setup(self, ring: CData, entries: int, params: CData, with_ledger: int, /) -> int: ...
     def tu_claim(self, ring: CData, /) -> None: ...
@@ -57,6 +58,23 @@ class _Lib(Protocol):
         count_max: int,
         /,
     ) -> int: ...
+    def tu_batch_begin(self, ring: CData, batch: CData, /) -> int: ...
+    def tu_batch_transfers(
+        self, ring: CData, tail: int, batch: CData, template: CData, offsets: CData, /
+    ) -> int: ...
+    def tu_batch_files(
+        self,
+        ring: CData,
+        tail: int,
+        batch: CData,
+        dir_fd: int,
+        paths: CData,
+        slots: CData,
+        flags: int,
+        memory: int,
+        nbytes: int,
+        /,
+    ) -> None: ...
     def tu_try_one(self, ring: CData, tail: int, user_data: int, /) -> int: ...
     def tu_run_one(self, ring: CData, position: int, /) -> int: ...
     def tu_run_on(self, ring: CData, /) -> int: ...

@@ -36,14 +36,17 @@ from trio.lowlevel import Abort
 from ._lib import address_of, ffi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import NoReturn
 
-    from ._engine import Engine
+    from ._engine_begin import EngineBegin
 
 INDEX_MASK = 0xFFFF_FFFF
 GENERATION = 1 << 32
-USER_DATA_MASK = 0xFFFF_FFFF_FFFF_FFFF
+# Above a generation: of the send that an operation is linked behind; of an operation in a batch.
+SEND_BIT = 1 << 62
+BATCH_BIT = 1 << 63
+USER_DATA_MASK = SEND_BIT - 1
 
 # A worker thread of the kernel that was interrupted may answer what user space never sees else:
 # ERESTARTSYS and its like (include/linux/errno.h).
@@ -64,29 +67,42 @@ SCRATCH_BYTES = 16384
 _new_scratch = ffi.new_allocator(should_clear_after_alloc=False)
 
 
-class Ignored:
-    """The record of completions that say nothing: cancel requests, SQEs that were taken back."""
+class Record:
+    """What the engine finds under an index: whoever gets completions."""
 
     __slots__ = ("user_data",)
-    task = None
-    in_flight = False
+    # The task to wake, if there is but one and it waits for nothing else.
+    task: Any = None
+    in_flight = True
+    # It ends by itself in a bounded time.
+    bounded = False
+    # Its result, if it is no error, is a descriptor.
+    brings_fd = False
 
     def __init__(self, user_data: int = IGNORED_ID) -> None:
         self.user_data = user_data
 
     def complete(self, res: int, flags: int) -> None:
-        pass
+        """A CQE. Called by the engine's dispatch, outside of any task."""
+
+    def targets(self) -> Iterable[int]:
+        """user_data of the operations to cancel."""
+        return (self.user_data,)
 
 
-class Notification:
+class Ignored(Record):
+    """The record of completions that say nothing: cancel requests, SQEs that were taken back."""
+
+    __slots__ = ()
+    in_flight = False
+
+
+class Notification(Record):
     """What a zero-copy send leaves behind. KERNEL OWNS ``pins`` until the notification."""
 
-    __slots__ = ("engine", "pins", "user_data")
-    task = None
-    in_flight = True
-    bounded = False
+    __slots__ = ("engine", "pins")
 
-    def __init__(self, engine: Engine, user_data: int, pins: Any) -> None:
+    def __init__(self, engine: EngineBegin, user_data: int, pins: Any) -> None:
         self.engine = engine
         self.user_data = user_data
         self.pins = pins
@@ -123,11 +139,12 @@ class Operation:
         "res",
         "scratch",
         "scratch_at",
+        "sent",
         "task",
         "user_data",
     )
 
-    def __init__(self, engine: Engine, index: int) -> None:
+    def __init__(self, engine: EngineBegin, index: int) -> None:
         self.engine = engine
         self.index = index
         self.user_data = GENERATION | index
@@ -143,9 +160,12 @@ class Operation:
         self.position = 0
         self.scratch: Any = None
         self.scratch_at = 0
+        # Of the send that the kernel does first, for `Engine.begin_exchange`: -1 before its CQE,
+        # then its result. None: there is none.
+        self.sent: int | None = None
         # Serves for every use of the record.
         self.abort = self._abort
-        # What tells Trio of `abort`, where the hot path makes it beforehand.
+        # `Engine.message_for`, made beforehand.
         self.message: Any = None
 
     def make_scratch(self) -> int:
@@ -158,6 +178,19 @@ class Operation:
     def in_flight(self) -> bool:
         """Its SQE is written and its final CQE was not seen."""
         return self.task is not None
+
+    def targets(self) -> Iterable[int]:
+        """As `Record.targets`. The send first: once it is over, the other has begun."""
+        if self.sent is None:
+            return (self.user_data,)
+        return (self.user_data | SEND_BIT, self.user_data)
+
+    def send_ended(self, res: int) -> None:
+        """The CQE of the send that this is linked behind."""
+        self.sent = res
+        if self.raise_cancel is not None or self.closing:
+            # A send that a worker thread was about to finish: what follows it was not cancelled.
+            self.engine.cancel(self)
 
     @property
     def brings_fd(self) -> bool:

@@ -19,27 +19,22 @@ from trio.lowlevel import enable_ki_protection
 
 from ._abi import Op
 from ._capabilities import capabilities
-from ._operation import BUFFER_SELECT, CANCELLED, F_BUFFER, F_MORE
+from ._operation import BUFFER_SELECT, CANCELLED, F_BUFFER, F_MORE, Record
 from ._prep import prep_recv_multishot
 
 if TYPE_CHECKING:
-    from ._fixed_socket import FixedSocket
+    from ._socket_receive import SocketReceive
 
 CHUNKS_MAX = 16
 
 
-class ReceivedData:
+class ReceivedData(Record):
     """``async with`` and ``async for`` over what a socket receives, chunk by chunk."""
 
-    # As a record of the engine, which has it while it is armed.
-    task = None
-    in_flight = True
-    bounded = False
-
-    def __init__(self, socket: FixedSocket) -> None:
+    def __init__(self, socket: SocketReceive) -> None:
         self.file: Any = socket
         self.closing = False
-        self.user_data = 0
+        super().__init__()
         self._engine = socket._engine
         self._chunks: deque[bytes] = deque()
         self._armed = False

@@ -9,6 +9,9 @@ pytest-trio, ``pytest_plugins = ["trio_uring.testing"]`` in a ``conftest.py`` ma
 
 Markers skip what the kernel lacks: `requires_direct_descriptors`, `requires_op`,
 `requires_kernel_feature`.
+
+``pytest -p trio_uring.testing --every-run-on-the-ring`` runs tests that know nothing of trio_uring
+on it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import trio
 
 from ._capabilities import capabilities
 from ._current import adopt, engine_if_any
+from ._errors import RingUnavailableError
 from ._options import RingOptions
 from ._probe import BEHAVIOURS, probe
 from ._statistics import statistics_of
@@ -166,6 +170,33 @@ def requires_kernel_feature(name: str) -> pytest.MarkDecorator:
     found = _probed()
     reason = found.reason or f"Linux {found.kernel} lacks what {since} brought: {meaning}"
     return _skip_unless(found.usable and found.can(name), reason)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """pytest's hook: ``--every-run-on-the-ring``."""
+    parser.getgroup("trio_uring").addoption(
+        "--every-run-on-the-ring",
+        action="store_true",
+        help="put a ring into every Trio run of this process; fail if there was none",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest's hook: does what the option says.
+
+    Raises:
+        pytest.UsageError: io_uring cannot be used here.
+    """
+    if config.getoption("every_run_on_the_ring", default=False):
+        import pytest
+
+        from ._every_run import EveryRunOnTheRing
+
+        try:
+            every_run = EveryRunOnTheRing()
+        except RingUnavailableError as exc:
+            raise pytest.UsageError(str(exc)) from exc
+        config.pluginmanager.register(every_run, "trio_uring every run")
 
 
 if find_spec("pytest") is not None:

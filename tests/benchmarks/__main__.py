@@ -14,13 +14,14 @@ import sys
 import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import chart
 import report
 from rounds import Bench, Unusable, build, make_files, measure
 from rows import ROWS, Row, Variant
 
-QUICK = {"rounds": 1, "seconds": 0.01, "noise": 1.0, "attempts": 1}
+QUICK = {"rounds": 1, "seconds": 0.01, "noise": 100.0, "attempts": 20}
 # Beside the connections: what an interpreter has open.
 SPARE_DESCRIPTORS = 100
 
@@ -32,6 +33,11 @@ def main() -> int:
             names = ", ".join(variant.name for variant in row.variants)
             print(f"{row.name:20}{row.title}: {names}")
         return 0
+    if options.read:
+        summaries = json.loads(options.read.read_text())["rows"]
+        for summary in summaries:
+            print(report.table(summary) + "\n")
+        return _draw(options.chart, summaries)
     rows = [row for row in ROWS if _chosen(row.name, options.rows)]
     if not rows:
         print(f"no row is called {options.rows}; see --list", file=sys.stderr)
@@ -42,7 +48,11 @@ def main() -> int:
         except Unusable as why:
             print(why, file=sys.stderr)
             return 1
-    for file in options.chart:
+    return _draw(options.chart, summaries)
+
+
+def _draw(files: list[Path], summaries: list[dict[str, Any]]) -> int:
+    for file in files:
         try:
             chart.draw(summaries, file)
         except ImportError:
@@ -63,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--connections", type=int, default=10_000, help="in the rows about memory")
     add("--directory", help="where the files that are read shall be, for a while")
     add("--json", type=Path, metavar="FILE")
+    add("--read", type=Path, metavar="FILE", help="what --json wrote, instead of measuring")
     add("--chart", type=Path, metavar="FILE", action="append", default=[], help=".svg or .png")
     add("--quick", action="store_true", help="shows that everything runs; the figures are useless")
     return parser
@@ -94,8 +105,9 @@ def _bench(options: argparse.Namespace, directory: Path) -> Bench:
 
 def _measure_all(
     bench: Bench, rows: list[Row], options: argparse.Namespace
-) -> list[dict[str, object]]:
-    summaries = []
+) -> list[dict[str, Any]]:
+    summaries: list[dict[str, Any]] = []
+    print(report.headline(report.machine(bench)) + "\n", flush=True)
     for row in rows:
         results = measure(bench, row, _variants(row, options.variants))
         summaries.append(report.summary(row, results))

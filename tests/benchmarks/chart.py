@@ -14,6 +14,7 @@ OURS = "#2a6f97"
 LIMIT = "#6c757d"
 OTHERS = "#c9ada7"
 PANELS_ACROSS = 2
+ON_RING = "Trio on the ring"
 WHAT = {"cpu": "CPU per operation", "rate": "operations per second", "bytes": "bytes for each"}
 
 
@@ -29,7 +30,7 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "trio_uring"  # the same picture is the same file
     from matplotlib import pyplot
 
-    rows = [row for row in rows if any(entry["ratio"] for entry in row["variants"])]
+    rows = _gathered([row for row in rows if any(entry["ratio"] for entry in row["variants"])])
     down = math.ceil(len(rows) / PANELS_ACROSS)
     tallest = max(len(row["variants"]) for row in rows)
     figure, axes = pyplot.subplots(
@@ -47,6 +48,24 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
     pyplot.close(figure)
 
 
+def _gathered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All unmodified programs in one panel, a bar for each."""
+    panels, bars, start = [], [], None
+    for row in rows:
+        last = row["variants"][-1]
+        if last["variant"] != ON_RING or not last["ratio"]:
+            panels.append(row)
+            continue
+        start = len(panels) if start is None else start
+        bars.append({"variant": row["title"].partition(": ")[2], "ratio": last["ratio"]})
+    if start is not None:
+        title = "Trio programs that know nothing of the ring"
+        panels.insert(
+            start, {"title": title, "measure": "cpu", "reference": "plain Trio", "variants": bars}
+        )
+    return panels
+
+
 def _panel(axis: Any, row: dict[str, Any]) -> None:
     shown = [entry for entry in row["variants"] if entry["ratio"]][::-1]
     middles = [entry["ratio"]["median"] for entry in shown]
@@ -55,10 +74,10 @@ def _panel(axis: Any, row: dict[str, Any]) -> None:
         [entry["ratio"]["high"] - entry["ratio"]["median"] for entry in shown],
     ]
     names = [entry["variant"] for entry in shown]
-    colors = [_color(name) for name in names]
+    colors = [OURS if row["reference"] == "plain Trio" else _color(name) for name in names]
     bars = axis.barh(names, middles, xerr=errors, color=colors, ecolor="#444444", capsize=2)
     axis.bar_label(bars, [f" {middle:.3g}" for middle in middles], fontsize=8)
-    if max(middles) > 20 * min(middles):
+    if max(middles) > 20 * min(middles) > 0:
         axis.set_xscale("log")
     axis.margins(x=0.15)
     axis.set_title(row["title"], fontsize=10, loc="left")
@@ -68,6 +87,6 @@ def _panel(axis: Any, row: dict[str, Any]) -> None:
 
 
 def _color(name: str) -> str:
-    if name.startswith("trio_uring") or name.endswith("on the ring"):
+    if name.startswith("trio_uring"):
         return OURS
     return LIMIT if name == "C limit" else OTHERS

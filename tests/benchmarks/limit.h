@@ -24,7 +24,6 @@ enum {
     OP_READ_FIXED = 4,
     OP_ACCEPT = 13,
     OP_OPENAT = 18,
-    OP_READ = 22,
     OP_SEND = 26,
     OP_RECV = 27,
     OP_CLOSE = 19,

@@ -104,6 +104,18 @@ def machine(bench: Bench) -> dict[str, Any]:
 
 # -- text ------------------------------------------------------------------------------------------
 
+
+def headline(found: dict[str, Any]) -> str:
+    """Where it is measured, in one line."""
+    packages = ", ".join(
+        f"{name} {number or 'missing'}" for name, number in found["packages"].items()
+    )
+    return (
+        f"Linux {found['kernel']}, {found['machine']}, {found['cpus']} CPUs, Python "
+        f"{found['python']}, {packages}; {found['rounds']} rounds of {found['seconds']} s"
+    )
+
+
 _HEADS = {"cpu": "CPU us", "rate": "per second", "bytes": "bytes"}
 
 
@@ -127,10 +139,9 @@ def _line(row: dict[str, Any], entry: dict[str, Any]) -> str:
     if entry["value"] is None:
         return f"  {entry['variant']:28}no quiet window ({entry['noisy_windows']} noisy)"
     digits = 3 if row["measure"] == "cpu" else 0
-    rate = entry["per_second"]
+    rate = f"{entry['per_second']['median']:12.0f}" if entry["per_second"] else f"{'-':>12}"
     return (
-        f"  {entry['variant']:28}{entry['value']['median']:11.{digits}f}"
-        f"{rate['median'] if rate else float('nan'):12.0f}"
+        f"  {entry['variant']:28}{entry['value']['median']:11.{digits}f}{rate}"
         f"{_ratio(entry['ratio'])}{entry['value']['rounds']:7}{entry['noisy_windows']:7}"
     )
 

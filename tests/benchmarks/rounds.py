@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WORKER = Path(__file__).with_name("worker.py")
 ATTEMPTS = 4
+MEMORY_ROUNDS = 3
 FIRST_COUNT = 256
 CALIBRATION_NS = 20_000_000
 
@@ -164,19 +165,22 @@ def _command(bench: Bench, variant: Variant) -> list[str]:
     return [sys.executable, str(WORKER), *variant.program.split(":"), *arguments]
 
 
-def noise_of(row: Row, window: Window) -> float:
+def noise_of(bench: Bench, row: Row, window: Window) -> float:
     """The share of the window that others had on the CPU of what is measured."""
     if "wall_ns" not in window:
         return 0.0
-    if row.same_cpu:
+    if row.same_cpu or (row.load and bench.server_cpu == bench.load_cpu):
         # Here server and client wait for each other; what neither of them used, others had.
         return 1 - (window["cpu_ns"] + window["load_cpu_ns"]) / window["wall_ns"]
-    delay = max(window["delay_ns"], window.get("load_delay_ns", 0))
+    # A load that is late changes how many requests come at once, but not whose time it is.
+    delay = max(window["delay_ns"], window.get("load_delay_ns", 0) / 2)
     return delay / window["wall_ns"]
 
 
 def measure(bench: Bench, row: Row, variants: Sequence[Variant]) -> list[Measured]:
     """All rounds of one row."""
+    if row.kind == "memory":
+        return [_measure_memory(bench, row, variant) for variant in variants]
     results = [Measured(variant.name, missing=variant.missing()) for variant in variants]
     running: list[tuple[Process, Measured]] = []
     try:
@@ -186,7 +190,7 @@ def measure(bench: Bench, row: Row, variants: Sequence[Variant]) -> list[Measure
                 running.append((process, result))
                 _try(result, process.start)
         for number in range(bench.rounds):
-            bench.progress(f"{row.name}: round {number + 1} of {bench.rounds}")
+            bench.progress(f"{row.name}, round {number + 1} of {bench.rounds}")
             turn = number % max(1, len(running))
             for process, result in running[turn:] + running[:turn]:
                 if not result.missing:
@@ -195,6 +199,24 @@ def measure(bench: Bench, row: Row, variants: Sequence[Variant]) -> list[Measure
         for process, _ in running:
             process.stop()
     return results
+
+
+def _measure_memory(bench: Bench, row: Row, variant: Variant) -> Measured:
+    """Each round in a new process: one that has grown does not grow again."""
+    result = Measured(variant.name, missing=variant.missing())
+    for number in range(min(bench.rounds, MEMORY_ROUNDS)):
+        if result.missing:
+            break
+        bench.progress(f"{row.name}: {variant.name}, round {number + 1} of {MEMORY_ROUNDS}")
+        process = Process(bench, row, variant)
+        try:
+            process.start()
+            result.windows.append(process.window())
+        except Unusable as why:
+            result.missing = str(why)
+        finally:
+            process.stop()
+    return result
 
 
 def _try(result: Measured, step: Callable[[], None]) -> None:
@@ -207,7 +229,8 @@ def _try(result: Measured, step: Callable[[], None]) -> None:
 def _quiet_window(bench: Bench, row: Row, process: Process, result: Measured) -> None:
     limit = row.noise_limit if bench.noise is None else bench.noise
     for window in _windows(bench, process):
-        if process.variant.threads or noise_of(row, window) <= limit:
+        quiet = process.variant.threads or noise_of(bench, row, window) <= limit
+        if quiet and window["operations"]:
             result.windows.append(window)
             return
         result.thrown_away += 1

@@ -56,6 +56,12 @@ async def _echo_chunks_on_ring(connection: trio_uring.FixedSocket) -> None:
             await connection.send_all(data)
 
 
+async def _exchange_on_ring(connection: trio_uring.FixedSocket) -> None:
+    data = await connection.recv(BUFFER)
+    while data:
+        data = await connection.exchange(data, BUFFER)
+
+
 async def _serve_on_ring(handler: Callable[..., Any]) -> None:
     import trio_uring
 
@@ -79,6 +85,12 @@ def _run_on_ring(handler: Callable[..., Any], slots: int) -> None:
 def trio_uring_echo(busy: int = 0, slots: int = 1024) -> None:
     start_busy_thread(busy)
     _run_on_ring(_echo_on_ring, slots)
+
+
+@server
+def trio_uring_exchange(busy: int = 0) -> None:
+    start_busy_thread(busy)
+    _run_on_ring(_exchange_on_ring, 1024)
 
 
 @server
@@ -288,11 +300,10 @@ def liburing_echo() -> None:
     prepare(lib.io_uring_prep_accept, listening.fileno(), _ACCEPT)
     while True:
         lib.io_uring_submit_and_wait(ring, 1)
-        ready = lib.io_uring_cq_ready(ring)
-        lib.io_uring_peek_cqe(ring, cqe)
-        for number in range(ready):
-            entry = cqe[number]
-            res, user_data = entry.res, entry.user_data
+        ready = 0
+        for _ in lib.CqeIter(ring, cqe):
+            ready += 1
+            res, user_data = cqe[0].res, cqe[0].user_data
             fd, kind = user_data >> 8, user_data & 0xFF
             if kind == _ACCEPT:
                 buffers[res] = bytearray(4096)

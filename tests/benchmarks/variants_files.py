@@ -13,6 +13,7 @@ import itertools
 import mmap
 import os
 import random
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -72,21 +73,20 @@ def trio_uring_read(window: Window, path: str, tasks: int) -> None:
     trio_uring.run(main)
 
 
-def trio_uring_read_many(window: Window, path: str, depth: int) -> None:
+def trio_uring_read_many(window: Window, path: str, depth: int, flags: int = 0) -> None:
     import trio_uring
 
-    library: Any = trio_uring
-    order = offsets(path)
+    order = array("Q", offsets(path))
+    starts = range(0, len(order) - depth + 1, depth)
 
     async def main() -> None:
-        async with await trio_uring.open_direct(path) as file:
-            each = window.share(depth)
-            places = taken(order, each * depth)
-            with window:
-                for _ in range(each):
-                    batch = list(itertools.islice(places, depth))
-                    blocks = await library.read_many(file, batch, BLOCK)
-            check(blocks[-1], batch[-1])
+        async with await trio_uring.open_direct(path, flags) as file:
+            with mmap.mmap(-1, BLOCK * depth) as buffer:
+                each = window.share(depth)
+                with window:
+                    for start in taken(list(starts), each):
+                        await file.read_many(buffer, order[start : start + depth])
+                check(buffer[-BLOCK:], order[start + depth - 1])
 
     trio_uring.run(main)
 
@@ -280,7 +280,6 @@ def trio_uring_open(window: Window, directory: str, tasks: int) -> None:
 def trio_uring_read_files(window: Window, directory: str, depth: int) -> None:
     import trio_uring
 
-    library: Any = trio_uring
     order = paths(directory)
 
     async def main() -> None:
@@ -288,9 +287,10 @@ def trio_uring_read_files(window: Window, directory: str, depth: int) -> None:
         names = taken(order, each * depth)
         with window:
             for _ in range(each):
-                contents = await library.read_files(list(itertools.islice(names, depth)))
-        if len(contents) != depth:
-            raise WrongResult
+                contents = await trio_uring.read_files(list(itertools.islice(names, depth)))
+        for content in contents:
+            if isinstance(content, OSError) or len(content) != SMALL_FILE:
+                raise WrongResult
 
     trio_uring.run(main)
 

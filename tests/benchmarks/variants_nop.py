@@ -47,15 +47,16 @@ def run_uvloop(main: Callable[..., Any], *arguments: Any) -> None:
 # -- awaited NOPs ----------------------------------------------------------------------------------
 
 
-def trio_uring_nop(window: Window, tasks: int) -> None:
+def trio_uring_nop(window: Window, tasks: int, bounded: int = 0) -> None:
+    """``bounded``: as an operation on a file, which may be finished without a pass of the loop."""
     import trio_uring
     from trio_uring._current import current_engine
     from trio_uring.lowlevel import prep_nop
 
     async def repeat(count: int) -> None:
-        perform = current_engine().perform
+        perform, is_bounded = current_engine().perform, bool(bounded)
         for _ in range(count):
-            await perform(prep_nop, bounded=False)
+            await perform(prep_nop, bounded=is_bounded)
 
     trio_uring.run(in_trio_tasks, window, tasks, repeat)
 

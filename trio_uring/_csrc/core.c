@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "abi.h"
+#include "batch.h"
 #include "core.h"
 #include "ledger.h"
 
@@ -197,6 +199,9 @@ static void release(struct tu_ring *ring)
         close(ring->fd);
     }
     tu_ledger_close(&ring->ledger);
+    free(ring->batches);
+    ring->batches = NULL;
+    ring->batches_size = 0;
     ring->ring_map = ring->sqes_map = NULL;
     ring->register_flags = 0;
     ring->fd = -1;
@@ -527,13 +532,24 @@ static int consume(struct tu_ring *ring, uint8_t *out, uint32_t max, int keep)
         if (mixed && cqe->flags & TU_CQE_F_SKIP)
             continue;
         int wide = mixed && cqe->flags & TU_CQE_F_32;
+        struct tu_cqe of_batch;
+        if (ring->batches && !keep && cqe->user_data & TU_BATCH_BIT) {
+            if (ledger)
+                tu_ledger_end(ledger, cqe->user_data);
+            const struct tu_batch *batch = tu_batch_end_one(ring, cqe);
+            if (!batch)
+                continue;
+            of_batch = (struct tu_cqe){.user_data = batch->user_data, .res = -1};
+            at = (const uint8_t *)&of_batch;
+            cqe = NULL;
+        }
         if (out) {
             memcpy(out, at, wide ? 32 : ring->cqe_bytes);
             if (mixed && !wide)
                 memset(out + 16, 0, 16);
             out += record;
         }
-        if (ledger && !(cqe->flags & TU_CQE_F_MORE))
+        if (cqe && ledger && !(cqe->flags & TU_CQE_F_MORE))
             tu_ledger_end(ledger, cqe->user_data);
         /* Linux 6.18 may publish an old CQE after big ones have overflowed: never pass the tail. */
         head += wide && head + 1 != tail;
@@ -633,16 +649,37 @@ int64_t tu_run_on(struct tu_ring *ring)
     return res;
 }
 
+static const struct tu_cqe *first_cqe(struct tu_ring *ring)
+{
+    size_t index = *ring->cq_head & (ring->cq_entries - 1);
+    return (const struct tu_cqe *)(ring->cqes + index * ring->cqe_bytes);
+}
+
+/* The one CQE that stands for a batch, if all of its operations have ended and there is no other. */
+static int64_t try_batch(struct tu_ring *ring, uint64_t user_data)
+{
+    struct tu_cqe cqe;
+    uint32_t number = (uint32_t)(first_cqe(ring)->user_data >> 32) & 0x7FFFFFFF;
+    const struct tu_batch *batch = number < ring->batches_size ? ring->batches[number] : NULL;
+    if (!batch || batch->user_data != user_data || batch->left != cq_ready(ring))
+        return TU_RES_MIN;
+    return consume(ring, (uint8_t *)&cqe, 1, 0) == 1 ? cqe.res : TU_RES_MIN;
+}
+
 static int64_t try_one(struct tu_ring *ring, uint32_t tail, uint64_t user_data)
 {
     if (cq_ready(ring))
         return TU_RES_MIN;
     int64_t rc = submit(ring, tail, 0, -1, needs_enter(ring) ? TU_ENTER_GETEVENTS : 0);
-    if (rc < 0 || cq_ready(ring) != 1)
+    /* What is linked goes on as deferred work. */
+    if (rc >= 0 && needs_enter(ring))
+        rc = enter(ring, 0, 0, TU_ENTER_GETEVENTS, -1);
+    if (rc < 0 || !cq_ready(ring))
         return TU_RES_MIN;
-    size_t index = *ring->cq_head & (ring->cq_entries - 1);
-    const struct tu_cqe *cqe = (const struct tu_cqe *)(ring->cqes + index * ring->cqe_bytes);
-    if (cqe->user_data != user_data || cqe->flags)
+    const struct tu_cqe *cqe = first_cqe(ring);
+    if (ring->batches && cqe->user_data & TU_BATCH_BIT)
+        return try_batch(ring, user_data);
+    if (cq_ready(ring) != 1 || cqe->user_data != user_data || cqe->flags)
         return TU_RES_MIN;
     int64_t res = cqe->res;
     consume(ring, NULL, 1, 0);

@@ -45,6 +45,15 @@ struct tu_ledger {
     uint64_t silent;    /* how many of these may end without a CQE */
 };
 
+/* Many operations with one awaited end: see batch.c. A result that is TU_PENDING is still to come. */
+enum { TU_PENDING = -2147483647 };
+struct tu_batch {
+    uint32_t count, left;   /* operations, and those whose CQE is to come */
+    uint32_t number;        /* in its ring */
+    uint64_t user_data;     /* of the CQE that stands for all; its res is -1 */
+    int32_t *results;
+};
+
 struct tu_ring {
     int32_t fd;          /* -1: closed */
     int32_t enter_fd;    /* the index it was registered under */
@@ -66,6 +75,8 @@ struct tu_ring {
     void *sqes_map;        /* unmapped by whoever has references to it: tu_setup's caller */
     size_t ring_map_bytes, sqes_map_bytes;
     struct tu_ledger ledger;
+    struct tu_batch **batches;    /* by number; NULL: a free one */
+    uint32_t batches_size;
 };
 
 enum tu_counter {
@@ -119,6 +130,18 @@ int tu_submit_and_copy(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr, in
 int64_t tu_run_one(struct tu_ring *ring, uint64_t position);
 int64_t tu_run_on(struct tu_ring *ring);
 enum { TU_RES_MIN = -4096 };
+
+/* Gives the batch a number, for the functions below; 0 or -ENOMEM. It must stay where it is until its
+ * CQE was copied. The caller has made sure of room for the SQEs, and moves the tail. */
+int tu_batch_begin(struct tu_ring *ring, struct tu_batch *batch);
+/* SQEs like `template` (64 bytes), each with the next offset, and the next `len` bytes of memory.
+ * -EINVAL: an offset is negative; nothing was written and the number is free again. */
+int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch,
+                       const void *template, const uint64_t *offsets);
+/* Three SQEs for each file: open into its slot, read `nbytes` to the next part of memory, close. */
+void tu_batch_files(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch, int dir_fd,
+                    const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
+                    uint32_t nbytes);
 
 /* Submits without waiting, and consumes the CQE for user_data if it is the only one there and has no
  * flags: its res. Else TU_RES_MIN: it has not ended, or there are CQEs to copy, or nothing was done. */

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Batches: read_many, write_many, read_files, stat_many."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from engine_help import WAIT_S, engine, passes, socket_pair
+
+import trio_uring
+from trio_uring._many import PART_BYTES
+from trio_uring.lowlevel import Op
+from trio_uring.testing import (
+    TINY_RING,
+    adopt_ring,
+    assert_nothing_left,
+    requires_direct_descriptors,
+    requires_op,
+    used_slots,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = requires_direct_descriptors()
+
+PAGE = 4096
+NAMES = [name for name in dir(os.stat("/")) if name.startswith("st_") and "atime" not in name]
+
+
+@pytest.fixture(params=["adopted", "hosted"], autouse=True)
+async def _gate(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[None]:
+    monkeypatch.setenv("TRIO_URING_DRIVER", request.param)
+    yield
+    await trio.lowlevel.checkpoint()
+    assert_nothing_left()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.write_bytes(random.Random(1).randbytes(64 * PAGE))
+    return path
+
+
+def content_of(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+# -- read_many and write_many ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tiny", [False, True], ids=["usual ring", "ring of two"])
+async def test_every_part_is_what_is_at_its_offset(path: Path, tiny: bool) -> None:
+    """More parts than the queue has entries; in any order, and the same offset twice."""
+    if tiny:
+        adopt_ring(TINY_RING)
+    content = content_of(path)
+    offsets = [random.randrange(60 * PAGE) for _ in range(300)] + [0, 0]
+    buffer = bytearray(len(offsets) * PAGE)
+    async with await trio_uring.open_direct(path) as file:
+        assert await file.read_many(buffer, offsets) == [PAGE] * len(offsets)
+        for number, offset in enumerate(offsets):
+            assert buffer[number * PAGE : (number + 1) * PAGE] == content[offset : offset + PAGE]
+
+
+async def test_parts_past_the_end_are_short(path: Path) -> None:
+    """Also one that begins there."""
+    buffer = bytearray(3 * PAGE)
+    async with await trio_uring.open_direct(path) as file:
+        assert await file.read_many(buffer, [0, 64 * PAGE - 5, 100 * PAGE]) == [PAGE, 5, 0]
+
+
+async def test_offsets_may_be_an_array_of_any_kind(path: Path) -> None:
+    """One of unsigned 64-bit numbers is used as it is."""
+    content = content_of(path)
+    async with await trio_uring.open_direct(path) as file:
+        for offsets in (array("Q", [1, 2]), array("q", [1, 2]), (1, 2), range(1, 3)):
+            buffer = bytearray(6)
+            assert await file.read_many(buffer, offsets) == [3, 3]
+            assert buffer == content[1:4] + content[2:5]
+
+
+async def test_what_cannot_be_meant_is_refused_before_anything_is_read(path: Path) -> None:
+    """Negative offsets, unequal parts."""
+    async with await trio_uring.open_direct(path) as file:
+        buffer = bytearray(10)
+        for offsets in ([-1, 0], array("q", [0, -1]), array("Q", [1 << 63, 0])):
+            with pytest.raises(ValueError, match="negative"):
+                await file.read_many(buffer, offsets)
+        with pytest.raises(ValueError, match="3 equal parts"):
+            await file.read_many(buffer, [0, 1, 2])
+        assert await file.read_many(buffer, []) == []
+        assert buffer == bytes(10)
+
+
+async def test_written_parts_are_read_back(tmp_path: Path) -> None:
+    """Each at its offset."""
+    data = random.Random(2).randbytes(8 * 100)
+    offsets = random.Random(3).sample(range(0, 8000, 8), 100)
+    async with await trio_uring.open_direct(tmp_path / "new", os.O_RDWR | os.O_CREAT) as file:
+        assert await file.write_many(data, offsets) == [8] * 100
+        back = bytearray(len(data))
+        await file.read_many(back, offsets)
+        assert back == data
+
+
+async def test_the_first_error_is_raised_when_all_have_ended(path: Path) -> None:
+    """A file that was not opened for reading."""
+    async with await trio_uring.open_direct(path, os.O_WRONLY) as file:
+        with pytest.raises(OSError, match="Bad file descriptor") as failure:
+            await file.read_many(bytearray(40), range(20))
+        assert failure.value.errno == errno.EBADF
+        assert engine().in_flight == 0
+
+
+async def test_cancelled_before_it_began_it_writes_nothing(path: Path) -> None:
+    """No part of it reaches the kernel."""
+    before = content_of(path)
+    async with await trio_uring.open_direct(path, os.O_WRONLY) as file:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await file.write_many(bytes(40), range(20))
+    assert scope.cancelled_caught
+    assert content_of(path) == before
+
+
+async def test_a_batch_that_waits_can_be_cancelled_and_closed() -> None:
+    """On a pipe, where parts wait for data: each of them is cancelled."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, True)
+    try:
+        async with await trio_uring.register(reader) as file:
+            with trio.fail_after(WAIT_S), trio.move_on_after(0.01) as scope:
+                await stalled(file)
+            assert scope.cancelled_caught
+            async with trio.open_nursery() as nursery:
+
+                async def closed() -> None:
+                    with pytest.raises(trio.ClosedResourceError):
+                        await stalled(file)
+
+                nursery.start_soon(closed)
+                await passes(3)
+                with trio.fail_after(WAIT_S):
+                    await file.aclose()
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+async def stalled(file: trio_uring.FixedFile) -> None:
+    """Sixteen reads that wait, as one batch."""
+    from trio_uring._batch import Batch
+    from trio_uring._lib import address_of, ffi
+    from trio_uring._prep import prep_read
+
+    ring = engine().ring
+    memory = ffi.new("char[]", 16)
+    engine().make_room(16)
+    batch = Batch(engine(), 16)
+    for place in range(16):
+        sqe = ring.entry(ring.tail + place)
+        number = file._checked_number()
+        prep_read(sqe, number, address_of(memory), 1, -1, batch.name(place), file._fixed)
+    batch.begin(file, memory)
+    await engine().wait(batch)
+
+
+async def test_many_batches_share_a_ring(path: Path) -> None:
+    """Each gets its own completions, and numbers are used again."""
+    content = content_of(path)
+
+    async def read(start: int) -> None:
+        async with await trio_uring.open_direct(path) as file:
+            for _ in range(5):
+                buffer = bytearray(70)
+                assert await file.read_many(buffer, range(start, start + 7)) == [10] * 7
+                assert buffer[:10] == content[start : start + 10]
+                assert buffer[60:] == content[start + 6 : start + 16]
+
+    async with trio.open_nursery() as nursery:
+        for start in range(50):
+            nursery.start_soon(read, start)
+
+
+async def test_single_operations_and_batches_do_not_mix(path: Path) -> None:
+    """A socket's receive beside it ends with its own data."""
+    async with socket_pair() as (ours, theirs), await trio_uring.open_direct(path) as file:
+        got: list[bytes] = []
+
+        async def receive() -> None:
+            got.append(await ours.recv(10))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await passes(2)
+            theirs.send(b"hello")
+            await file.read_many(bytearray(1000), range(1000))
+        assert got == [b"hello"]
+
+
+# -- read_files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tiny", [False, True], ids=["usual ring", "ring of two"])
+async def test_files_are_read_whole(tmp_path: Path, tiny: bool) -> None:
+    """Empty, short, just as long as a chain reads, and longer; more than there are slots."""
+    if tiny:
+        adopt_ring(TINY_RING)
+    sizes = [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES] * 15
+    contents = [random.Random(size).randbytes(size) for size in sizes]
+    paths = [tmp_path / str(number) for number in range(len(sizes))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    assert await trio_uring.read_files(paths) == contents
+    assert used_slots() == {}
+
+
+async def test_a_file_that_cannot_be_read_has_its_error_in_its_place(tmp_path: Path) -> None:
+    """The others are read; no slot is left by a chain that broke."""
+    good = tmp_path / "good"
+    good.write_bytes(b"good")
+    found = await trio_uring.read_files([good, tmp_path / "missing", tmp_path, str(good).encode()])
+    assert found[0] == found[3] == b"good"
+    assert isinstance(found[1], FileNotFoundError)
+    assert found[1].filename == str(tmp_path / "missing")
+    assert isinstance(found[2], IsADirectoryError)
+    assert used_slots() == {}
+
+
+async def test_files_are_found_in_a_directory(tmp_path: Path) -> None:
+    """``dir_fd`` as for os.open()."""
+    (tmp_path / "name").write_bytes(b"content")
+    directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert await trio_uring.read_files(["name"], dir_fd=directory) == [b"content"]
+        [status] = await trio_uring.stat_many(["name"], dir_fd=directory)
+    finally:
+        os.close(directory)
+    assert isinstance(status, os.stat_result)
+
+
+async def test_no_path_with_a_null_byte_is_taken() -> None:
+    """It would name another file."""
+    for function in (trio_uring.read_files, trio_uring.stat_many):
+        with pytest.raises(ValueError, match="null byte"):
+            await function(["/dev/null", "a\0b"])
+
+
+async def test_a_chain_that_waits_for_a_fifo_can_be_cancelled(tmp_path: Path) -> None:
+    """Nobody opens the other end; the slots are free afterwards."""
+    fifo, good = tmp_path / "fifo", tmp_path / "good"
+    os.mkfifo(fifo)
+    good.write_bytes(b"good")
+    with trio.fail_after(WAIT_S), trio.move_on_after(0.05) as scope:
+        await trio_uring.read_files([good, fifo, good])
+    assert scope.cancelled_caught
+    assert used_slots() == {}
+    assert await trio_uring.read_files([good]) == [b"good"]
+
+
+async def test_nothing_to_do_is_a_checkpoint_all_the_same() -> None:
+    """An empty list of paths."""
+    for function in (trio_uring.read_files, trio_uring.stat_many):
+        with trio.testing.assert_checkpoints():
+            assert await function([]) == []
+
+
+# -- stat_many -------------------------------------------------------------------------------------
+
+
+@requires_op(Op.STATX)
+async def test_status_is_that_of_os_stat(tmp_path: Path) -> None:
+    """Of files, directories and devices, field by field."""
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    paths: list[Any] = [tmp_path, "/dev/null", b"/", link, __file__] * 40
+    for follow in (True, False):
+        found = await trio_uring.stat_many(paths, follow_symlinks=follow)
+        for path, status in zip(paths, found, strict=True):
+            wanted = os.stat(path, follow_symlinks=follow)
+            assert isinstance(status, os.stat_result)
+            assert {name: getattr(status, name) for name in NAMES} == {
+                name: getattr(wanted, name) for name in NAMES
+            }
+
+
+@requires_op(Op.STATX)
+async def test_the_status_of_what_is_missing_is_its_error(tmp_path: Path) -> None:
+    """The others have theirs."""
+    [found, missing] = await trio_uring.stat_many([tmp_path, tmp_path / "missing"])
+    assert isinstance(found, os.stat_result)
+    assert isinstance(missing, FileNotFoundError)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Many operations that one task awaits together.
+
+One C call writes their SQEs, and the C core counts their CQEs: Python sees one completion, that of
+the last. So an operation of a batch costs next to no Python. Each of them still ends by itself, and
+the memory that they use is kept until all have.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._lib import address_of, ffi, lib
+from ._operation import BATCH_BIT, CANCELLED, Operation
+from ._prep_entry import U32, pack_any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._engine import Engine
+
+_PENDING = lib.TU_PENDING
+_SQE_BYTES = 64
+
+
+class Batch(Operation):
+    """The record of a batch: as one `Operation` whose result is that all have ended."""
+
+    __slots__ = ("batch", "count", "fixed", "results")
+
+    def __init__(self, engine: Engine, count: int, fixed: int = 0) -> None:
+        super().__init__(engine, 0)
+        self.message = engine.message_for(self)
+        self.count = count
+        # Of so many operations the last must run, come what may: a close. 0: of none.
+        self.fixed = fixed
+        self.results: Any = ffi.new("int32_t[]", count)
+        self.batch: Any = ffi.new("struct tu_batch *", {"count": count, "results": self.results})
+        engine.ring.check(lib.tu_batch_begin(engine.ring._ring, self.batch), "a batch")
+
+    def begin(self, file: Any, pins: Any) -> None:
+        """Its SQEs are written from the tail on: from now on it is in flight.
+
+        KERNEL OWNS ``pins``, and the results, until the last CQE.
+        """
+        engine, ring = self.engine, self.engine.ring
+        engine.add_record(self)
+        self.task = engine.current_task()
+        self.pins = pins
+        self.position = ring.tail
+        self.batch.user_data = self.user_data
+        if file is not None:
+            self.file = file
+            file._in_flight += 1
+        ring._tail = (ring._tail + self.count) & U32
+
+    def name(self, place: int) -> int:
+        """user_data of one operation."""
+        return BATCH_BIT | int(self.batch.number) << 32 | place
+
+    def targets(self) -> Iterable[int]:
+        """As `Record.targets`."""
+        for place, result in enumerate(ffi.unpack(self.results, self.count)):
+            must_run = self.fixed and place % self.fixed == self.fixed - 1
+            if result == _PENDING and not must_run:
+                yield self.name(place)
+
+    def unwrap(self) -> int:
+        """In the task that awaited it: 0, or the cancellation if it kept one of them from running.
+
+        What the single ones answered is in ``results``.
+        """
+        raise_cancel, closing = self.raise_cancel, self.closing
+        self.recycle()
+        if (raise_cancel is not None or closing) and not CANCELLED.isdisjoint(self.answers()):
+            if raise_cancel is not None:
+                raise_cancel()
+            raise trio.ClosedResourceError("another task closed this handle")
+        return 0
+
+    def answers(self) -> list[int]:
+        """The results of the operations, in order."""
+        return ffi.unpack(self.results, self.count)  # type: ignore[return-value]
+
+    def recycle(self) -> None:
+        """As `Operation.recycle`, but it is not used again."""
+        self.task = self.file = self.pins = self.raise_cancel = None
+        self.engine.remove_record(self)
+
+
+def offsets_of(values: Any) -> tuple[Any, int]:
+    """``uint64_t[]`` of the numbers, in place if they are an array of that type; how many.
+
+    Raises:
+        OverflowError: one is negative.
+    """
+    try:
+        view = memoryview(values)
+        in_place = view.format in ("Q", "L") and view.itemsize == 8 and view.contiguous
+    except TypeError:
+        in_place = False
+    numbers = values if in_place else array("Q", values)
+    pin: Any = ffi.from_buffer("uint64_t[]", numbers)
+    return pin, len(pin)
+
+
+async def transfer_many(
+    engine: Engine, file: Any, opcode: int, pin: Any, nbytes: int, offsets: Any
+) -> list[int]:
+    """Reads or writes equal parts of ``nbytes`` bytes of memory, each at its offset of the file.
+
+    The results, in order.
+
+    Raises:
+        ValueError: the parts are not equal, or an offset is negative.
+        OSError: the first that failed; all others have ended too.
+    """
+    try:
+        places, count = offsets_of(offsets)
+    except OverflowError:
+        raise ValueError("an offset must not be negative") from None
+    if not count:
+        await trio.lowlevel.checkpoint()
+        return []
+    if nbytes % count:
+        raise ValueError(f"{nbytes} bytes cannot be cut into {count} equal parts")
+    await trio.lowlevel.checkpoint_if_cancelled()
+    results: list[int] = []
+    part, address = nbytes // count, address_of(pin)
+    while len(results) < count:
+        some = min(count - len(results), engine.ring._mask + 1)
+        first = len(results)
+        batch = _begin_transfers(
+            engine, file, opcode, address + first * part, part, places + first, some
+        )
+        batch.begin(file, (pin, places))
+        if engine.clock_jumps:
+            engine.hold_clock(batch)
+        await engine.wait_prompt(batch)
+        results += batch.answers()
+    if min(results) < 0:
+        code = next(-result for result in results if result < 0)
+        raise OSError(code, os.strerror(code))
+    return results
+
+
+def _begin_transfers(
+    engine: Engine, file: Any, opcode: int, address: int, nbytes: int, offsets: Any, count: int
+) -> Batch:
+    number = file._checked_number()
+    engine.check_run()
+    engine.make_room(count)
+    template = bytearray(_SQE_BYTES)
+    pack_any(template, 0, opcode, file._fixed, number, 0, address, nbytes, 0, 0)
+    batch = Batch(engine, count)
+    ring: Any = engine.ring
+    like: Any = ffi.from_buffer(template)
+    if lib.tu_batch_transfers(ring._ring, ring._tail, batch.batch, like, offsets) < 0:
+        raise ValueError("an offset must not be negative")
+    return batch

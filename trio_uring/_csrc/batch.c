@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * Batches: many operations with one awaited end.
+ *
+ * Their SQEs are written here and their CQEs end here: Python sees one completion, that of the last.
+ * A batch has a number in its ring while any of its operations is in flight; the memory of the batch
+ * is Python's, which keeps it until the end or, if the ring closes before that, for ever.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "abi.h"
+#include "batch.h"
+
+#define FIRST_PLACES 8
+#define OP_READ 22
+#define OP_OPENAT 18
+#define OP_CLOSE 19
+#define F_FIXED_FILE 1
+#define F_LINK 4
+#define F_HARDLINK 8
+
+static struct tu_sqe *entry(struct tu_ring *ring, uint32_t position)
+{
+    size_t index = position & (ring->sq_entries - 1);
+    return (struct tu_sqe *)(ring->sqes + index * ring->sqe_bytes);
+}
+
+static uint64_t name(uint32_t number, uint32_t place)
+{
+    return TU_BATCH_BIT | (uint64_t)number << 32 | place;
+}
+
+static int grow(struct tu_ring *ring)
+{
+    uint32_t size = ring->batches_size ? 2 * ring->batches_size : FIRST_PLACES;
+    struct tu_batch **bigger = realloc(ring->batches, size * sizeof(*bigger));
+    if (!bigger)
+        return -ENOMEM;
+    memset(bigger + ring->batches_size, 0, (size - ring->batches_size) * sizeof(*bigger));
+    ring->batches = bigger;
+    ring->batches_size = size;
+    return 0;
+}
+
+int tu_batch_begin(struct tu_ring *ring, struct tu_batch *batch)
+{
+    uint32_t number = 0;
+    while (number < ring->batches_size && ring->batches[number])
+        number++;
+    if (number == ring->batches_size && grow(ring))
+        return -ENOMEM;
+    batch->number = number;
+    batch->left = batch->count;
+    for (uint32_t place = 0; place < batch->count; place++)
+        batch->results[place] = TU_PENDING;
+    ring->batches[number] = batch;
+    return 0;
+}
+
+struct tu_batch *tu_batch_end_one(struct tu_ring *ring, const struct tu_cqe *cqe)
+{
+    uint32_t number = (uint32_t)(cqe->user_data >> 32) & 0x7FFFFFFF, place = (uint32_t)cqe->user_data;
+    struct tu_batch *batch = number < ring->batches_size ? ring->batches[number] : NULL;
+    if (!batch || place >= batch->count)
+        return NULL;
+    batch->results[place] = cqe->res;
+    if (--batch->left)
+        return NULL;
+    ring->batches[number] = NULL;
+    return batch;
+}
+
+int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch,
+                       const void *template, const uint64_t *offsets)
+{
+    for (uint32_t place = 0; place < batch->count; place++) {
+        if (offsets[place] > INT64_MAX) { /* -1 would be the file position */
+            ring->batches[batch->number] = NULL;
+            return -EINVAL;
+        }
+    }
+    for (uint32_t place = 0; place < batch->count; place++) {
+        struct tu_sqe *sqe = entry(ring, tail + place);
+        memcpy(sqe, template, sizeof(*sqe));
+        sqe->off = offsets[place];
+        sqe->addr += (uint64_t)place * sqe->len;
+        sqe->user_data = name(batch->number, place);
+    }
+    return 0;
+}
+
+/* A short read breaks a chain, which must not keep the file open: the read is hard-linked. If the
+ * open fails, the rest is cancelled: there is nothing to close. */
+void tu_batch_files(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch, int dir_fd,
+                    const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
+                    uint32_t nbytes)
+{
+    for (uint32_t file = 0; 3 * file < batch->count; file++) {
+        uint32_t slot = slots[file], first = 3 * file;
+        *entry(ring, tail + first) = (struct tu_sqe){
+            .opcode = OP_OPENAT, .flags = F_LINK, .fd = dir_fd, .addr = paths[file],
+            .op_flags = flags, .file_index = slot + 1, .user_data = name(batch->number, first)};
+        *entry(ring, tail + first + 1) = (struct tu_sqe){
+            .opcode = OP_READ, .flags = F_FIXED_FILE | F_HARDLINK, .fd = (int32_t)slot,
+            .addr = memory + (uint64_t)file * nbytes, .len = nbytes,
+            .user_data = name(batch->number, first + 1)};
+        *entry(ring, tail + first + 2) = (struct tu_sqe){
+            .opcode = OP_CLOSE, .file_index = slot + 1, .user_data = name(batch->number, first + 2)};
+    }
+}
