@@ -36,14 +36,14 @@ MUTANTS = [
     # Promise 1
     Mutant(
         "no_keep_alive",
-        "_engine.py",
+        "_hot.py",
         "operation.pins = pins",
         "operation.pins = None",
         ("test_promises.py::promise_1_a_buffer_outlives",),
     ),
     Mutant(
         "no_keep_alive_past_close",
-        "_engine.py",
+        "_engine_begin.py",
         'self.ring.hold("engine", self.records)',
         "pass",
         ("test_promises.py::promise_1_a_ring_that_cannot_wait",),
@@ -73,9 +73,9 @@ MUTANTS = [
     ),
     Mutant(
         "taken_back_without_a_nop",
-        "_engine.py",
-        "        prep_nop(sqe, IGNORED_ID)\n        return True",
-        "        return True",
+        "_engine_begin.py",
+        "SQEs old\n        prep_nop(sqe, IGNORED_ID)\n",
+        "SQEs old\n",
         ("test_promises.py::promise_2", "test_races.py::test_an_open"),
     ),
     # Promise 3
@@ -184,7 +184,7 @@ MUTANTS = [
     ),
     Mutant(
         "two_readers_at_once",
-        "_fixed_socket.py",
+        "_socket_receive.py",
         "        if self._receiving:",
         "        if False:",
         ("test_engine_sockets.py::row_55",),
@@ -338,9 +338,9 @@ MUTANTS = [
     ),
     Mutant(
         "what_was_not_submitted_stays",
-        "_engine.py",
-        "        prep_nop(sqe, IGNORED_ID)\n        return True",
-        "        return True",
+        "_engine_begin.py",
+        "SQEs old\n        prep_nop(sqe, IGNORED_ID)\n",
+        "SQEs old\n",
         ("test_traps.py::next_file",),
     ),
     Mutant(
