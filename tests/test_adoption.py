@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from engine_help import run_python
 from trio._core import _run
 from trio._core._io_epoll import EpollIOManager
 
@@ -72,3 +73,21 @@ def test_a_loop_that_is_not_known_gets_the_hosted_driver(
 
     with pytest.warns(RuntimeWarning, match="does not know the loop of Trio"):
         assert trio.run(_driver) == "hosted"
+
+
+@pytest.mark.parametrize("driver", ["adopted", "hosted"])
+def test_a_main_function_that_cannot_be_called_ends_the_run_at_once(driver: str) -> None:
+    """Such a run has no main task, and Trio then cancels no system task of the driver's."""
+    program = """
+import trio_uring
+
+async def main(argument): pass
+
+try:
+    trio_uring.run(main)
+except TypeError:
+    print("ended")
+"""
+    done = run_python(f"import os; os.environ['TRIO_URING_DRIVER'] = {driver!r}\n{program}")
+
+    assert done.stdout == "ended\n"

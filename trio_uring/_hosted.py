@@ -92,9 +92,13 @@ class HostedDriver(trio.abc.Instrument):
                 os.close(eventfd)
 
     def _begin_to_wait(self) -> None:
-        """Starts the system task; a run that only begins has no nursery for it yet."""
+        """Starts the system task, as soon as the run has its main task.
+
+        A run that only begins has no nursery for it. One whose main function could not be called
+        has, but never cancels its system tasks: there are no tasks in its nurseries.
+        """
         root = trio.lowlevel.current_root_task()
-        if root is not None and root.child_nurseries:
+        if root is not None and any(nursery.child_tasks for nursery in root.child_nurseries):
             trio.lowlevel.spawn_system_task(self._wait_for_completions)
             self._waits = True
 
