@@ -460,6 +460,92 @@ MUTANTS = [
         "if False:",
         ("test_engine_process.py::row_75",),
     ),
+    # Shortcuts
+    Mutant(
+        "finishing_in_place_has_no_end",
+        "_hot.py",
+        "        self._prompt_left -= 1\n",
+        "",
+        ("test_hot.py::timeout_ends or readiness_and",),
+    ),
+    Mutant(
+        "finishing_in_place_among_others",
+        "_hot.py",
+        "        if runnable > 1:\n",
+        "        if False:\n",
+        ("test_hot.py::not_alone",),
+    ),
+    Mutant(
+        "finishing_in_place_although_cancelled",
+        "_hot.py",
+        "            or task._cancel_status.effectively_cancelled\n",
+        "",
+        ("test_hot.py::cancelled_task",),
+    ),
+    Mutant(
+        "in_place_is_no_checkpoint",
+        "_hot.py",
+        "        task._schedule_points += 1\n",
+        "",
+        ("test_hot.py::every_read_is_a_checkpoint",),
+    ),
+    Mutant(
+        "a_ring_that_sleeps_is_not_woken",
+        "_adopted.py",
+        "        ring._limit = ring._tail\n",
+        "",
+        ("test_hot.py::first_operation_wakes",),
+    ),
+    Mutant(
+        "a_ring_that_is_used_sleeps",
+        "_adopted.py",
+        "            if engine.is_idle():\n",
+        "            if True:\n",
+        ("test_hot.py::in_flight_keeps_it_awake",),
+    ),
+    Mutant(
+        "sleeping_is_for_whole_milliseconds",
+        "_adopted.py",
+        "        return self._inner.get_events(timeout - _EARLY_S)\n",
+        "        return self._inner.get_events(timeout)\n",
+        ("test_hot.py::whole_milliseconds",),
+    ),
+    Mutant(
+        "waking_early_is_taken_for_idleness",
+        "_adopted.py",
+        " or self.clock_jumps or self._runner.waiting_for_idle\n",
+        "\n",
+        ("test_hot.py::clock_that_jumps or all_tasks_to_block",),
+    ),
+    # Batches and exchanges
+    Mutant(
+        "a_batch_is_not_cancelled",
+        "_batch.py",
+        "            if result == _PENDING and not must_run:\n",
+        "            if False:\n",
+        ("test_many.py::can_be_cancelled",),
+    ),
+    Mutant(
+        "a_chain_without_hard_link",
+        "_csrc/batch.c",
+        "F_FIXED_FILE | F_HARDLINK",
+        "F_FIXED_FILE | F_LINK",
+        ("test_many.py::files_are_read_whole",),
+    ),
+    Mutant(
+        "an_exchange_that_was_taken_back_sends",
+        "_engine_begin.py",
+        "            prep_nop(self.ring.entry(operation.position - 1), IGNORED_ID)\n",
+        "",
+        ("test_exchange.py::sends_nothing",),
+    ),
+    Mutant(
+        "an_exchange_is_cancelled_by_half",
+        "_operation.py",
+        "        return (self.user_data | SEND_BIT, self.user_data)\n",
+        "        return (self.user_data,)\n",
+        ("test_exchange.py::while_it_sends",),
+    ),
 ]
 
 

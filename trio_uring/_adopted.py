@@ -60,6 +60,8 @@ _MANAGER_METHODS = frozenset(
 )
 # epoll's timeouts are rounded up to a millisecond.
 _EARLY_S = 0.002
+# Passes without an operation after which a run leaves its ring alone.
+IDLE_MAX = 8
 _context: Any = _run.GLOBAL_RUN_CONTEXT
 
 
@@ -127,8 +129,8 @@ class AdoptedDriver(Record):
         self._eventfd = -1
         # Not known before the first pass.
         self._is_guest: bool | None = None
-        # The events of this pass are epoll's.
-        self._by_epoll = False
+        # Passes in a row with nothing in flight.
+        self._idle_passes = 0
         runner.io_manager = self
 
     # -- what Trio calls -----------------------------------------------------------------------
@@ -137,6 +139,7 @@ class AdoptedDriver(Record):
         """The completions of this pass; in guest mode's worker thread only word that there are
         some.
         """
+        engine = self.engine
         if self._is_guest:
             if get_ident() != self._thread:
                 return self._wait_for_eventfd(timeout)
@@ -144,40 +147,24 @@ class AdoptedDriver(Record):
             self._is_guest = self._runner.is_guest
             if self._is_guest:
                 self._become_guest()
-        elif not timeout:
-            if self._armed and not self.engine.has_work() and self.engine.ring.is_silent():
+        elif not engine.has_work():
+            if engine.is_idle():
+                self._idle_passes += 1
+                if self._idle_passes > IDLE_MAX and not self._is_exact(timeout):
+                    self._fall_asleep()
+                    return self.get_events(timeout)
+            if not timeout and self._armed and engine.ring.is_silent():
                 return _NOTHING
-        elif self._can_sleep_in_epoll(timeout):
-            return self._inner.get_events(timeout - _EARLY_S)
+        else:
+            self._idle_passes = 0
         if not self._armed:
             self._arm()
-        return self.engine.turn(int(timeout * 1e9) if timeout else 0)
-
-    def _can_sleep_in_epoll(self, timeout: float) -> bool:
-        """The ring has nothing to wait for, and would be a detour.
-
-        epoll knows milliseconds only: it wakes early, and the rest is waited for in the ring. Trio
-        takes an early return for a pass in which nothing happened, unless that very thing is waited
-        for.
-        """
-        self._by_epoll = (
-            timeout > 5 * _EARLY_S
-            and self.engine.is_quiet()
-            and not self._runner.waiting_for_idle
-            and not self.clock_jumps
-        )
-        return self._by_epoll
+        return engine.turn(int(timeout * 1e9) if timeout else 0)
 
     def process_events(self, events: Any) -> None:
         """Wakes the tasks of these completions, then those that epoll has ready."""
         engine = self.engine
         if not events:
-            engine.nothing_happened()
-            self._by_epoll = False
-            return
-        if self._by_epoll:
-            self._by_epoll = False
-            self._inner.process_events(events)
             engine.nothing_happened()
             return
         if events is _RING_IS_READY:
@@ -188,6 +175,43 @@ class AdoptedDriver(Record):
             self._epoll_has_events = False
             inner = self._inner
             inner.process_events(inner.get_events(0))
+
+    # -- while there is nothing to wait for in the ring ----------------------------------------
+
+    def _fall_asleep(self) -> None:
+        """The passes are epoll's, as before the ring: a program that does not use it pays nothing.
+
+        The ring has no room then, so that the first operation calls `_wake_up`.
+        """
+        ring = self.engine.ring
+        ring._limit = ring._tail
+        ring.on_use = self._wake_up
+        own: Any = self
+        own.get_events = self._sleeping_get_events
+        own.process_events = self._inner.process_events
+
+    def _wake_up(self) -> None:
+        self._idle_passes = 0
+        self.engine.ring.on_use = None
+        own: Any = self
+        del own.get_events, own.process_events
+
+    def _sleeping_get_events(self, timeout: float) -> Any:
+        if not timeout:
+            return self._inner.get_events(0)
+        if self._is_exact(timeout):
+            self._wake_up()
+            return self.get_events(timeout)
+        return self._inner.get_events(timeout - _EARLY_S)
+
+    def _is_exact(self, timeout: float) -> bool:
+        """epoll is no good for it.
+
+        Its timeouts are whole milliseconds: it is made to wake early, and the ring waits for the
+        rest. Trio takes an early return for a pass in which nothing happened, unless that very
+        thing is waited for.
+        """
+        return (0 < timeout < 5 * _EARLY_S) or self.clock_jumps or self._runner.waiting_for_idle
 
     def close(self) -> None:
         """The run ends, or a guest run was abandoned and is collected, in whatever thread."""

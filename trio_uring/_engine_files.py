@@ -78,7 +78,7 @@ class EngineFiles:
 
     def reclaim_dropped(self) -> None:
         """Empties the slots of handles that nobody closed."""
-        while self.reclaim:
+        while self.reclaim and not self.closed:
             slot, companion = self.reclaim.pop()
             self.files.pop(slot, None)
             if companion >= 0:

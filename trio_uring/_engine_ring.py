@@ -39,6 +39,8 @@ class EngineRing(Ring):
 
     # Called in a forked child: descriptors of handles must not live on there.
     on_fork: Callable[[], None] | None = None
+    # Called when an entry is asked for and there seems to be no room.
+    on_use: Callable[[], None] | None = None
 
     @classmethod
     def make(cls, sq_entries: int, cq_entries: int) -> EngineRing:
@@ -73,6 +75,11 @@ class EngineRing(Ring):
         what the kernel did since the last system call may not show yet.
         """
         return self._cq_head[0] == self._cq_tail[0] and not self._sq_flags[0] & _NEEDS_ENTER
+
+    def _make_room(self) -> None:
+        if self.on_use is not None:
+            self.on_use()
+        super()._make_room()
 
     def hold(self, name: str, obj: object) -> None:
         """KERNEL OWNS memory of ``obj`` while anything is in flight; kept past close if need be."""

@@ -216,7 +216,7 @@ class Handle(trio.abc.AsyncResource):
         finally:
             try:
                 # The loop may sleep, and somebody wait for the slot. Trio's finalizers do so too.
-                engine.token.run_sync_soon(int)
+                engine.token.run_sync_soon(engine.reclaim_dropped)
             except RuntimeError:  # the run is over
                 pass
 

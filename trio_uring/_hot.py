@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 # Operations that a task may finish before the loop makes a pass.
 PROMPT_MAX = 16
+# Passes in a row in which it was the only one that could run.
+ALONE_MIN = 8
 
 _try_one = lib.tu_try_one
 _RES_MIN = lib.TU_RES_MIN
@@ -124,6 +126,7 @@ class HotEngine(Engine):
 
     def __init__(self, options: RingOptions, driver: Driver, ring: EngineRing, runner: Any) -> None:
         self._runner = runner
+        self._passes_alone = 0
         super().__init__(options, driver, ring)
 
     def current_task(self) -> Any:
@@ -140,10 +143,10 @@ class HotEngine(Engine):
         """As `Engine.message_for`."""
         return _Message(operation.abort)
 
-    def is_quiet(self) -> bool:
-        """Nothing is in flight or prepared, or waits for the next pass."""
+    def is_idle(self) -> bool:
+        """Nothing is in flight: all records are free."""
         free = len(self.pool) + len(self.scratch_pool) + len(self._free_indices)
-        return len(self.records) == OWN_IDS + free and not self.has_work()
+        return len(self.records) == OWN_IDS + free
 
     def has_work(self) -> bool:
         """The next pass has something to submit, or to do without the kernel."""
@@ -178,7 +181,18 @@ class HotEngine(Engine):
         """A pass without completions: as `dispatch` of none."""
         if self.reclaim:
             self.reclaim_dropped()
-        self._prompt_left = PROMPT_MAX if len(self._runner.runq) <= 1 else 0
+        self._pass_begins(len(self._runner.runq))
+
+    def _pass_begins(self, runnable: int) -> None:
+        """So many tasks can run. Servers of many must not be taken for one that is alone.
+
+        Finishing in place is best for one task, and keeps many from being served together.
+        """
+        if runnable > 1:
+            self._passes_alone = self._prompt_left = 0
+        else:
+            self._passes_alone += 1
+            self._prompt_left = PROMPT_MAX if self._passes_alone > ALONE_MIN else 0
 
     def begin_transfer(
         self,
@@ -373,4 +387,4 @@ class HotEngine(Engine):
                 wake(task)
             if self.reclaim:
                 self.reclaim_dropped()
-        self._prompt_left = PROMPT_MAX if len(runq) <= 1 else 0
+        self._pass_begins(len(runq))

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Shortcuts of the adopted driver: operations finished in place, a ring that is left alone."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from engine_help import WAIT_S, engine, passes, socket_pair
+
+import trio_uring
+from trio_uring._adopted import IDLE_MAX
+from trio_uring._hot import ALONE_MIN, PROMPT_MAX
+from trio_uring.testing import requires_direct_descriptors, used_slots
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = requires_direct_descriptors()
+
+
+@pytest.fixture(autouse=True)
+def _driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIO_URING_DRIVER", "adopted")
+
+
+@pytest.fixture
+async def file(tmp_path: Path) -> AsyncIterator[trio_uring.FixedFile]:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    async with await trio_uring.open_direct(path) as file:
+        yield file
+
+
+class Passes(trio.abc.Instrument):
+    """Counts the passes of the loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Trio's word that a pass begins."""
+        self.count += 1
+
+
+async def passes_of(count: int, file: trio_uring.FixedFile) -> int:
+    """How many passes so many reads took."""
+    counted = Passes()
+    trio.lowlevel.add_instrument(counted)
+    for _ in range(count):
+        assert await file.read_at(3, 0) == b"con"
+    trio.lowlevel.remove_instrument(counted)
+    return counted.count
+
+
+# -- finished in place -----------------------------------------------------------------------------
+
+
+async def test_a_task_that_is_alone_reads_what_is_cached_without_a_pass(
+    file: trio_uring.FixedFile,
+) -> None:
+    """But for one pass in PROMPT_MAX + 1 operations: others must get their turn some time."""
+    await passes_of(2 * ALONE_MIN, file)
+    count = 20 * (PROMPT_MAX + 1)
+    assert count / (PROMPT_MAX + 1) <= await passes_of(count, file) + 1 <= count / 4
+
+
+async def test_a_task_that_is_not_alone_yields_at_each_operation(
+    file: trio_uring.FixedFile,
+) -> None:
+    """Two tasks read in turn: neither is ever a pass ahead of the other."""
+    done = {"one": 0, "two": 0}
+
+    async def read(name: str) -> None:
+        for _ in range(200):
+            await file.read_at(3, 0)
+            done[name] += 1
+            assert abs(done["one"] - done["two"]) <= 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read, "one")
+        nursery.start_soon(read, "two")
+
+
+async def test_every_read_is_a_checkpoint(file: trio_uring.FixedFile) -> None:
+    """Trio's own assertion holds for each, finished in place or not."""
+    for _ in range(3 * PROMPT_MAX):
+        with trio.testing.assert_checkpoints():
+            await file.read_at(3, 0)
+
+
+async def test_a_timeout_ends_a_loop_of_reads(file: trio_uring.FixedFile) -> None:
+    """Deadlines are looked at once a pass, and there is one in time."""
+    with trio.fail_after(WAIT_S), trio.move_on_after(0.01) as scope:
+        while True:
+            await file.read_at(3, 0)
+    assert scope.cancelled_caught
+
+
+async def test_readiness_and_other_threads_get_into_a_loop_of_reads(
+    file: trio_uring.FixedFile,
+) -> None:
+    """A socket that is readable, and a callback from a thread, stop the reader."""
+    ours, theirs = socket.socketpair()
+    token = trio.lowlevel.current_trio_token()
+    called: list[bool] = []
+    with ours, theirs, trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+
+            async def stop() -> None:
+                await trio.lowlevel.wait_readable(ours)
+                thread = threading.Thread(target=token.run_sync_soon, args=(called.append, True))
+                thread.start()
+                while not called:
+                    await file.read_at(3, 0)
+                thread.join()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop)
+            await passes_of(100, file)
+            theirs.send(b"x")
+            while True:
+                await file.read_at(3, 0)
+
+
+async def test_a_cancelled_task_reads_nothing_in_place(file: trio_uring.FixedFile) -> None:
+    """The operation is never submitted."""
+    await passes_of(50, file)
+    before = trio_uring.current_statistics().completed
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await file.read_at(3, 0)
+    assert scope.cancelled_caught
+    await passes(2)
+    # The entry became a NOP, and at most the poll of epoll was there beside it.
+    assert trio_uring.current_statistics().completed - before <= 2
+
+
+def test_ctrl_c_gets_into_a_loop_of_reads(tmp_path: Path) -> None:
+    """It is delivered to the main task."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+
+    async def main() -> None:
+        async with await trio_uring.open_direct(path) as file:
+            await passes_of(50, file)
+            signal.raise_signal(signal.SIGINT)
+            while True:
+                await file.read_at(3, 0)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+
+async def test_what_comes_meanwhile_is_not_lost(file: trio_uring.FixedFile) -> None:
+    """A receive that completes while another task finishes reads in place gets its data."""
+    async with socket_pair() as (ours, theirs):
+        got: list[bytes] = []
+
+        async def receive() -> None:
+            got.append(await ours.recv(100))
+
+        for number in range(50):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                await passes(2)
+                await passes_of(ALONE_MIN + number % 5, file)
+                theirs.send(b"%d" % number)
+                await file.read_at(3, 0)
+        assert got == [b"%d" % number for number in range(50)]
+
+
+# -- left alone ------------------------------------------------------------------------------------
+
+
+def sleeps() -> bool:
+    """The passes of this run are epoll's."""
+    driver: Any = engine().driver
+    return "get_events" in vars(driver)
+
+
+async def fall_asleep() -> None:
+    await passes(2 * IDLE_MAX)
+    assert sleeps()
+
+
+async def test_a_run_without_operations_does_not_enter_its_ring() -> None:
+    """Its passes are those of stock Trio."""
+    trio_uring.current_statistics()
+    await fall_asleep()
+    before = trio_uring.current_statistics().enters
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for _ in range(10):
+            theirs.send(b"x")
+            await trio.lowlevel.wait_readable(ours)
+            assert ours.recv(1) == b"x"
+            await trio.to_thread.run_sync(int)
+    assert trio_uring.current_statistics().enters == before
+
+
+async def test_the_first_operation_wakes_it(file: trio_uring.FixedFile) -> None:
+    """Also one of a batch, a receive, and an open; and then it falls asleep again."""
+    async with socket_pair() as (ours, theirs):
+        for number in range(4):
+            await fall_asleep()
+            if number == 0:
+                assert await file.read_at(3, 0) == b"con"
+            elif number == 1:
+                assert await file.read_many(bytearray(6), [0, 1]) == [3, 3]
+            elif number == 2:
+                theirs.send(b"data")
+                assert await ours.recv(10) == b"data"
+            else:
+                async with await trio_uring.open_direct("/dev/null"):
+                    pass
+
+
+async def test_what_is_in_flight_keeps_it_awake() -> None:
+    """A receive that waits."""
+    async with socket_pair() as (ours, theirs), trio.open_nursery() as nursery:
+        nursery.start_soon(ours.recv, 10)
+        await passes(3 * IDLE_MAX)
+        assert not sleeps()
+        theirs.send(b"x")
+
+
+async def test_a_dropped_handle_is_closed_while_it_sleeps() -> None:
+    """No operation is needed for it."""
+    file = await trio_uring.open_direct("/dev/null")
+    await fall_asleep()
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del file
+    await passes(2)
+    assert used_slots() == {}
+
+
+async def test_a_sleep_that_is_not_of_whole_milliseconds_ends_in_the_ring() -> None:
+    """epoll waits for the most of it, and the ring for the rest."""
+    trio_uring.current_statistics()
+    await fall_asleep()
+    before = trio_uring.current_statistics().enters
+    started = trio.current_time()
+    await trio.sleep(0.0301)
+    assert trio.current_time() - started >= 0.0301
+    assert trio_uring.current_statistics().enters > before
+
+
+async def test_a_clock_that_jumps_does_so_when_nothing_is_left(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """An early return of epoll must not be taken for the end of the time."""
+    trio_uring.current_statistics()
+    await passes(3 * IDLE_MAX)
+    assert not sleeps()
+    await trio.sleep(1000)
+
+
+async def test_waiting_for_all_tasks_to_block_waits_its_time() -> None:
+    """``cushion`` is the least that it waits."""
+    trio_uring.current_statistics()
+    await fall_asleep()
+    started = trio.current_time()
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert trio.current_time() - started >= 0.05
