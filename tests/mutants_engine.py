@@ -526,13 +526,6 @@ MUTANTS = [
         ("test_many.py::can_be_cancelled",),
     ),
     Mutant(
-        "a_chain_without_hard_link",
-        "_csrc/batch.c",
-        "F_FIXED_FILE | F_HARDLINK",
-        "F_FIXED_FILE | F_LINK",
-        ("test_many.py::files_are_read_whole",),
-    ),
-    Mutant(
         "an_exchange_that_was_taken_back_sends",
         "_engine_begin.py",
         "            prep_nop(self.ring.entry(operation.position - 1), IGNORED_ID)\n",
