@@ -111,7 +111,7 @@ def test_a_buffer_that_was_added_twice_under_one_id_is_kept_by_its_place() -> No
 
 
 @pytest.mark.parametrize("message_first", [True, False])
-def test_a_message_does_not_unlock_a_registered_buffer(message_first: bool) -> None:
+def test_a_message_does_not_unlock_a_locked_buffer(message_first: bool) -> None:
     """A registered buffer that left its table is kept for READ_FIXED, whatever message comes."""
     buffer = bytearray(64)
     address = PinnedBuffer(buffer)

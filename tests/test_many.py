@@ -301,3 +301,84 @@ async def test_the_status_of_what_is_missing_is_its_error(tmp_path: Path) -> Non
     [found, missing] = await trio_uring.stat_many([tmp_path, tmp_path / "missing"])
     assert isinstance(found, os.stat_result)
     assert isinstance(missing, FileNotFoundError)
+
+
+# -- registered buffers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("registered", [True, False], ids=["registered", "no room for it"])
+async def test_a_registered_buffer_is_read_into_and_written_from(
+    path: Path, registered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole and in part, singly and in a batch; also when the kernel does not take it."""
+    monkeypatch.setattr("trio_uring._locked_buffer.PLACES", 64 if registered else 0)
+    content = content_of(path)
+    with trio_uring.register_buffer(4 * PAGE) as buffer:
+        if registered and not buffer.registered:
+            pytest.skip("this kernel does not register buffers so, or not as many")
+        assert buffer.registered == registered
+        async with await trio_uring.open_direct(path, os.O_RDWR) as file:
+            assert await file.readinto_at(buffer, 7) == 4 * PAGE
+            assert bytes(buffer) == content[7 : 7 + 4 * PAGE]
+            assert await file.readinto_at(buffer[PAGE : PAGE + 5], 0) == 5
+            assert bytes(buffer.memory[PAGE : PAGE + 6]) == content[:5] + content[PAGE + 12 :][:1]
+            assert await file.read_many(buffer, [3, 2, 1, 0]) == [PAGE] * 4
+            assert bytes(buffer[PAGE : 2 * PAGE]) == content[2 : PAGE + 2]
+            buffer.memory[:3] = b"new"
+            assert await file.write_at(buffer[:3], 0) == 3
+            assert await file.write_many(buffer[:2], [10, 20]) == [1, 1]
+    changed = content_of(path)
+    assert (changed[:3], changed[10:11], changed[20:21]) == (b"new", b"n", b"e")
+
+
+async def test_places_of_registered_buffers_are_used_again(path: Path) -> None:
+    """More of them one after the other than the table has places; more at once are ordinary."""
+    async with await trio_uring.open_direct(path) as file:
+        for _ in range(100):
+            with trio_uring.register_buffer(PAGE) as buffer:
+                first = buffer.registered
+                assert await file.readinto_at(buffer, 0) == PAGE
+        several = [trio_uring.register_buffer(bytearray(10)) for _ in range(70)]
+        assert sum(buffer.registered for buffer in several) == (64 if first else 0)
+        for buffer in several:
+            assert await file.readinto_at(buffer, 0) == 10
+            buffer.close()
+            assert not buffer.registered
+            assert await file.readinto_at(buffer, 5) == 10
+
+
+async def test_a_buffer_that_is_closed_too_early_stays_until_its_operations_end() -> None:
+    """The kernel keeps its pages, and the record of the operation keeps the memory."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, True)
+    try:
+        async with await trio_uring.register(reader) as file:
+            memory = bytearray(10)
+            got: list[int] = []
+
+            async def read() -> None:
+                with trio_uring.register_buffer(memory) as buffer:
+                    nursery.start_soon(stop, buffer)
+                    got.append(await file.readinto_at(buffer, 0))
+
+            async def stop(buffer: trio_uring.RegisteredBuffer) -> None:
+                await passes(2)
+                buffer.close()
+                with pytest.raises(BufferError):
+                    memory.append(1)
+                os.write(writer, b"late")
+
+            with trio.fail_after(WAIT_S):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(read)
+            assert got == [4]
+            assert memory[:4] == b"late"
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+async def test_a_read_only_buffer_is_not_registered() -> None:
+    """The kernel would write to it."""
+    with pytest.raises(BufferError):
+        trio_uring.register_buffer(b"constant")

@@ -95,7 +95,7 @@ def test_vectored_reads_and_writes_use_all_their_buffers(tmp_path: Path) -> None
         assert first + second == b"\0abcde\0"
 
 
-def test_fixed_reads_and_writes_go_through_the_registered_buffer(tmp_path: Path) -> None:
+def test_fixed_reads_and_writes_go_through_the_locked_buffer(tmp_path: Path) -> None:
     """Any part of the registered buffer will do."""
     with a_file(tmp_path) as fd, open_ring(1) as ring:
         buffer = PinnedBuffer(bytearray(b"abcdefgh"))
@@ -105,7 +105,7 @@ def test_fixed_reads_and_writes_go_through_the_registered_buffer(tmp_path: Path)
         assert bytes(buffer) == b"efcdefgh"
 
 
-def test_fixed_reads_refuse_memory_outside_of_the_registered_buffer(tmp_path: Path) -> None:
+def test_fixed_reads_refuse_memory_outside_of_the_locked_buffer(tmp_path: Path) -> None:
     """So what is not registered needs no pin: the kernel never writes there."""
     with a_file(tmp_path, b"data") as fd, open_ring(1) as ring:
         buffer, other = bytearray(8), bytearray(8)
@@ -114,7 +114,7 @@ def test_fixed_reads_refuse_memory_outside_of_the_registered_buffer(tmp_path: Pa
         assert run_one(ring).res == -errno.EFAULT
 
 
-def test_vectored_fixed_operations_use_parts_of_the_registered_buffer(tmp_path: Path) -> None:
+def test_vectored_fixed_operations_use_parts_of_the_locked_buffer(tmp_path: Path) -> None:
     """Readv_fixed and writev_fixed take several parts of one registered buffer."""
     with a_file(tmp_path) as fd, open_ring(1) as ring:
         buffer = PinnedBuffer(bytearray(b"abcdefgh"))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._file_table import SlotsExhausted
     from ._fixed_file import FixedFile
     from ._fixed_socket import FixedSocket
+    from ._locked_buffer import RegisteredBuffer, register_buffer
     from ._many import read_files, stat_many
     from ._options import RingOptions
     from ._probe import (
@@ -67,6 +68,7 @@ __all__ = [
     "ForkedRingError",
     "Probe",
     "ReceivedData",
+    "RegisteredBuffer",
     "RingClosedError",
     "RingError",
     "RingInstrument",
@@ -86,6 +88,7 @@ __all__ = [
     "probe",
     "read_files",
     "register",
+    "register_buffer",
     "run",
     "socket_direct",
     "start_guest_run",
@@ -118,6 +121,7 @@ _MODULES = {
     "_fixed_socket": ("FixedSocket",),
     "_many": ("read_files", "stat_many"),
     "_options": ("RingOptions",),
+    "_locked_buffer": ("RegisteredBuffer", "register_buffer"),
     "_probe": (
         "BEHAVIOURS",
         "Probe",

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._lib import address_of, ffi, lib
+from ._lib import ffi, lib
+from ._locked_buffer import fixed
 from ._operation import BATCH_BIT, CANCELLED, Operation
 from ._prep_entry import U32, pack_any
+from ._sqe import Sqe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,18 +111,24 @@ def offsets_of(values: Any) -> tuple[Any, int]:
 
 
 async def transfer_many(
-    engine: Engine, file: Any, opcode: int, pin: Any, nbytes: int, offsets: Any
+    engine: Engine,
+    file: Any,
+    opcode: int,
+    lent: tuple[Any, int, int],
+    offsets: Any,
+    place: int,
 ) -> list[int]:
-    """Reads or writes equal parts of ``nbytes`` bytes of memory, each at its offset of the file.
+    """Reads or writes equal parts of the memory that is lent, each at its offset of the file.
 
-    The results, in order.
+    ``place``: of the memory among the registered buffers, or -1. The results, in order.
 
     Raises:
         ValueError: the parts are not equal, or an offset is negative.
         OSError: the first that failed; all others have ended too.
     """
+    pin, address, nbytes = lent
     try:
-        places, count = offsets_of(offsets)
+        starts, count = offsets_of(offsets)
     except OverflowError:
         raise ValueError("an offset must not be negative") from None
     if not count:
@@ -130,14 +138,16 @@ async def transfer_many(
         raise ValueError(f"{nbytes} bytes cannot be cut into {count} equal parts")
     await trio.lowlevel.checkpoint_if_cancelled()
     results: list[int] = []
-    part, address = nbytes // count, address_of(pin)
+    part = nbytes // count
+    if place >= 0:
+        opcode = fixed(opcode)
     while len(results) < count:
         some = min(count - len(results), engine.ring._mask + 1)
         first = len(results)
         batch = _begin_transfers(
-            engine, file, opcode, address + first * part, part, places + first, some
+            engine, file, opcode, address + first * part, part, starts + first, some, place
         )
-        batch.begin(file, (pin, places))
+        batch.begin(file, (pin, starts))
         if engine.clock_jumps:
             engine.hold_clock(batch)
         await engine.wait_prompt(batch)
@@ -149,13 +159,21 @@ async def transfer_many(
 
 
 def _begin_transfers(
-    engine: Engine, file: Any, opcode: int, address: int, nbytes: int, offsets: Any, count: int
+    engine: Engine,
+    file: Any,
+    opcode: int,
+    address: int,
+    nbytes: int,
+    offsets: Any,
+    count: int,
+    place: int,
 ) -> Batch:
     number = file._checked_number()
     engine.check_run()
     engine.make_room(count)
     template = bytearray(_SQE_BYTES)
     pack_any(template, 0, opcode, file._fixed, number, 0, address, nbytes, 0, 0)
+    Sqe(template).buf_index = max(place, 0)
     batch = Batch(engine, count)
     ring: Any = engine.ring
     like: Any = ffi.from_buffer(template)

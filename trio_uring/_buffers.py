@@ -9,7 +9,7 @@ submits an operation holds its pins until the final CQE.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ._lib import CData, address_of, ffi
 
@@ -74,11 +74,12 @@ class PinnedBuffer:
 
 def readable(buffer: ReadableBuffer) -> tuple[Pin, int, int]:
     """The pin, address and length in bytes of memory that the kernel only reads."""
-    if type(buffer) is PinnedBuffer:
+    if isinstance(buffer, PinnedBuffer):
         return buffer.export, buffer.address, buffer.nbytes
     if isinstance(buffer, str):
         raise TypeError("a bytes-like object is required, not 'str'")
-    export = ffi.from_buffer(cast("Buffer", buffer))
+    memory: Any = buffer
+    export = ffi.from_buffer(memory)
     return export, address_of(export), len(export)
 
 
@@ -88,11 +89,12 @@ def writable(buffer: WritableBuffer) -> tuple[Pin, int, int]:
     Raises:
         BufferError: the buffer is read-only or not contiguous.
     """
-    if type(buffer) is PinnedBuffer:
+    if isinstance(buffer, PinnedBuffer):
         if not buffer.writable:
             raise BufferError("the kernel would write to a read-only buffer")
         return buffer.export, buffer.address, buffer.nbytes
-    export = ffi.from_buffer("char[]", cast("Buffer", buffer), True)
+    memory: Any = buffer
+    export = ffi.from_buffer("char[]", memory, True)
     return export, address_of(export), len(export)
 
 

@@ -35,6 +35,9 @@ class EngineFiles:
         self._buffers_tried = False
         # Of the last `read_files`, for the next one.
         self.spare_memory: Any = None
+        # Free places in the table of registered buffers, once there is one.
+        self.buffer_places: list[int] = []
+        self.has_buffer_table = False
         self.files: dict[int, weakref.ref[Any]] = {}
 
     def check_run(self) -> None:

@@ -16,6 +16,7 @@ from ._capabilities import capabilities
 from ._engine_begin import SCRATCH
 from ._handle import Handle
 from ._lib import address_of, ffi
+from ._locked_buffer import place_of, use_place
 from ._operation import SCRATCH_BYTES
 from ._prep import (
     prep_fadvise,
@@ -95,20 +96,23 @@ class FixedFile(Handle):
 
         The buffer is locked meanwhile, and may be written to even if this raises.
         """
-        pin, address, nbytes = writable(buffer)
-        return await self._transfer(_READ, address, nbytes, _offset(offset), pin)
+        return await self._transfer(_READ, buffer, writable(buffer), _offset(offset))
 
     @enable_ki_protection
     async def write_at(self, data: ReadableBuffer, offset: int) -> int:
         """Writes at ``offset``; returns how many bytes were written, maybe fewer. pwrite(2)."""
-        pin, address, nbytes = readable(data)
-        return await self._transfer(_WRITE, address, nbytes, _offset(offset), pin)
+        return await self._transfer(_WRITE, data, readable(data), _offset(offset))
 
     @enable_ki_protection
-    async def _transfer(self, opcode: int, address: int, nbytes: int, offset: int, pin: Any) -> int:
+    async def _transfer(
+        self, opcode: int, buffer: Any, lent: tuple[Any, int, int], offset: int
+    ) -> int:
         """At an offset of a file, so that it ends by itself."""
         engine = self._engine
+        pin, address, nbytes = lent
         operation = engine.begin_transfer(self, opcode, 0, address, _length(nbytes), offset, 0, pin)
+        if (place := place_of(engine, buffer)) >= 0:
+            use_place(engine, operation, place)
         if engine.clock_jumps:
             engine.hold_clock(operation)
         return await engine.wait_prompt(operation)
@@ -125,8 +129,9 @@ class FixedFile(Handle):
             ValueError: the parts would not be equal.
             OSError: the first error; the others have ended too.
         """
-        pin, _, nbytes = writable(buffer)
-        return await transfer_many(self._engine, self, _READ, pin, nbytes, offsets)
+        lent = writable(buffer)
+        place = place_of(self._engine, buffer)
+        return await transfer_many(self._engine, self, _READ, lent, offsets, place)
 
     @enable_ki_protection
     async def write_many(self, data: ReadableBuffer, offsets: Iterable[int]) -> list[int]:
@@ -134,8 +139,9 @@ class FixedFile(Handle):
 
         Returns how many bytes each wrote. After an error or a cancellation nobody knows which were.
         """
-        pin, _, nbytes = readable(data)
-        return await transfer_many(self._engine, self, _WRITE, pin, nbytes, offsets)
+        lent = readable(data)
+        place = place_of(self._engine, data)
+        return await transfer_many(self._engine, self, _WRITE, lent, offsets, place)
 
     async def readv_at(self, buffers: Iterable[WritableBuffer], offset: int) -> int:
         """`readinto_at` into several buffers, one after the other. preadv(2)."""
