@@ -484,3 +484,49 @@ async def test_statistics_add_up() -> None:
         assert found.enters >= 10
         assert found.slots_used == 1
         assert found.slots_free == engine().options.slots_max - 1
+
+
+@pytest.mark.parametrize("driver", ["adopted", "hosted"])
+async def test_records_are_used_again(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However an operation is begun: after the first few of a kind there is no new record."""
+    monkeypatch.setenv("TRIO_URING_DRIVER", driver)
+    async with socket_pair() as (ours, theirs), await trio_uring.open_direct("/dev/zero") as file:
+        buffer = bytearray(10)
+
+        async def a_bit_of_everything() -> None:
+            await file.read_at(10, 0)
+            await file.read_at(100_000, 0)
+            await file.readinto_at(buffer, 0)
+            await file.read_many(buffer, [0, 1])
+            theirs.send(b"data")
+            await ours.recv(10)
+            theirs.send(b"data")
+            await ours.recv_into(buffer)
+            await ours.send_all(b"short")
+            await ours.send_all(b"x" * 10_000)
+            for request in (b"short", b"x" * 10_000):
+                theirs.send(b"answer")
+                await ours.exchange(request, 100)
+            theirs.recv(100_000)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await ours.recv(10)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await ours.exchange(b"never", 10)
+
+        async def keep_the_loop_busy() -> None:
+            while True:
+                await trio.lowlevel.checkpoint()
+
+        for beside_others in (False, True):
+            async with trio.open_nursery() as nursery:
+                if beside_others:
+                    nursery.start_soon(keep_the_loop_busy)
+                for _ in range(5):
+                    await a_bit_of_everything()
+                before = len(engine().records)
+                for _ in range(50):
+                    await a_bit_of_everything()
+                assert len(engine().records) == before
+                nursery.cancel_scope.cancel()

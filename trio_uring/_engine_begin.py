@@ -119,15 +119,17 @@ class EngineBegin(EngineFiles):
         if self.ring.fd < 0:
             self.ring.cq_ready()  # raises what is wrong
 
-    def begin(self, file: Any, bounded: bool) -> tuple[Operation, Sqe]:
+    def begin(self, file: Any, bounded: bool, scratch: bool = False) -> tuple[Operation, Sqe]:
         """A record and an SQE for one operation of the current task.
 
         ``file``: the handle whose slot the SQE names. ``bounded``: it ends by itself in a bounded
-        time, as on a file; a `MockClock` does not jump meanwhile.
+        time, as on a file; a `MockClock` does not jump meanwhile. ``scratch``: the record shall
+        have memory of its own.
         """
         task = self.current_task()
         sqe = self.own_sqe()
-        operation = self.pool.pop() if self.pool else self._new_record()
+        pool = self.scratch_pool if scratch else self.pool
+        operation = pool.pop() if pool else self._new_record()
         operation.task = task
         operation.position = (self.ring.tail - 1) & U32
         if file is not None:
@@ -158,7 +160,7 @@ class EngineBegin(EngineFiles):
             RuntimeError: not in the run of this engine.
         """
         number = file._checked_number()
-        operation, sqe = self.begin(file, False)
+        operation, sqe = self.begin(file, False, address == SCRATCH)
         operation.pins = pins
         if address == SCRATCH:
             address = operation.scratch_at or operation.make_scratch()
@@ -191,9 +193,11 @@ class EngineBegin(EngineFiles):
         position = ring.tail
         sqe = ring.get_sqe()
         prep_nop(sqe, IGNORED_ID)
-        operation = self.begin_transfer(file, _RECV, BUFFER_SELECT, 0, bufsize, 0, 0, pins)
+        # A receive that selects a buffer has no use for an address: here it says which record.
+        where = SCRATCH if address == SCRATCH else 0
+        operation = self.begin_transfer(file, _RECV, BUFFER_SELECT, where, bufsize, 0, 0, pins)
         if address == SCRATCH:
-            address = operation.scratch_at or operation.make_scratch()
+            address = operation.scratch_at
         operation.sent = -1
         pack_any(
             ring.entry(position).memory,

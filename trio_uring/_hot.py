@@ -154,7 +154,7 @@ class HotEngine(Engine):
             self.ring._tail != self._flushed or self._cancels or self._stash or self.reclaim
         )
 
-    def begin(self, file: Any, bounded: bool) -> tuple[Operation, Sqe]:
+    def begin(self, file: Any, bounded: bool, scratch: bool = False) -> tuple[Operation, Sqe]:
         """As `Engine.begin`."""
         try:
             task = _context.task
@@ -167,7 +167,8 @@ class HotEngine(Engine):
             self._make_room()
         tail = ring._tail
         ring._tail = (tail + 1) & U32
-        operation = self.pool.pop() if self.pool else self._new_record()
+        pool = self.scratch_pool if scratch else self.pool
+        operation = pool.pop() if pool else self._new_record()
         operation.task = task
         operation.position = tail
         if file is not None:
@@ -257,12 +258,14 @@ class HotEngine(Engine):
         # The entry of the send is written when the record is there.
         ring._tail = (position + 1) & U32
         try:
-            operation = self.begin_transfer(file, _RECV, BUFFER_SELECT, 0, bufsize, 0, 0, pins)
+            # A receive that selects a buffer has no use for an address: here it says which record.
+            where = SCRATCH if address == SCRATCH else 0
+            operation = self.begin_transfer(file, _RECV, BUFFER_SELECT, where, bufsize, 0, 0, pins)
         except BaseException:
             prep_nop(ring.entry(position), IGNORED_ID)
             raise
         if address == SCRATCH:
-            address = operation.scratch_at or operation.make_scratch()
+            address = operation.scratch_at
         operation.sent = -1
         pack_any(
             ring._rows,
