@@ -17,8 +17,7 @@ import trio
 from ._lib import ffi, lib
 from ._locked_buffer import fixed
 from ._operation import BATCH_BIT, CANCELLED, Operation
-from ._prep_entry import U32, pack_any
-from ._sqe import Sqe
+from ._prep_entry import U32, pack_common
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from ._engine import Engine
 
 _PENDING = lib.TU_PENDING
-_SQE_BYTES = 64
 
 
 class Batch(Operation):
@@ -42,7 +40,17 @@ class Batch(Operation):
         self.fixed = fixed
         self.results: Any = ffi.new("int32_t[]", count)
         self.batch: Any = ffi.new("struct tu_batch *", {"count": count, "results": self.results})
-        engine.ring.check(lib.tu_batch_begin(engine.ring._ring, self.batch), "a batch")
+
+    @classmethod
+    def take(cls, engine: Engine, count: int, fixed: int = 0) -> Batch:
+        """A batch with a number, so that its SQEs can be written: the last one, if it was alike."""
+        batch = engine.spare_batch
+        if batch is not None and batch.count == count and batch.fixed == fixed:
+            engine.spare_batch = None
+        else:
+            batch = cls(engine, count, fixed)
+        engine.ring.check(lib.tu_batch_begin(engine.ring._ring, batch.batch), "a batch")
+        return batch
 
     def begin(self, file: Any, pins: Any) -> None:
         """Its SQEs are written from the tail on: from now on it is in flight.
@@ -78,7 +86,8 @@ class Batch(Operation):
         """
         raise_cancel, closing = self.raise_cancel, self.closing
         self.recycle()
-        if (raise_cancel is not None or closing) and not CANCELLED.isdisjoint(self.answers()):
+        stopped = raise_cancel is not None or closing
+        if stopped and self.batch.failed and not CANCELLED.isdisjoint(self.answers()):
             if raise_cancel is not None:
                 raise_cancel()
             raise trio.ClosedResourceError("another task closed this handle")
@@ -89,9 +98,11 @@ class Batch(Operation):
         return ffi.unpack(self.results, self.count)  # type: ignore[return-value]
 
     def recycle(self) -> None:
-        """As `Operation.recycle`, but it is not used again."""
+        """As `Operation.recycle`; ``results`` stay until it is used again."""
         self.task = self.file = self.pins = self.raise_cancel = None
+        self.closing = self.bounded = False
         self.engine.remove_record(self)
+        self.engine.spare_batch = self
 
 
 def offsets_of(values: Any) -> tuple[Any, int]:
@@ -138,6 +149,7 @@ async def transfer_many(
         raise ValueError(f"{nbytes} bytes cannot be cut into {count} equal parts")
     await trio.lowlevel.checkpoint_if_cancelled()
     results: list[int] = []
+    failed = 0
     part = nbytes // count
     if place >= 0:
         opcode = fixed(opcode)
@@ -151,8 +163,9 @@ async def transfer_many(
         if engine.clock_jumps:
             engine.hold_clock(batch)
         await engine.wait_prompt(batch)
+        failed += batch.batch.failed
         results += batch.answers()
-    if min(results) < 0:
+    if failed:
         code = next(-result for result in results if result < 0)
         raise OSError(code, os.strerror(code))
     return results
@@ -171,12 +184,9 @@ def _begin_transfers(
     number = file._checked_number()
     engine.check_run()
     engine.make_room(count)
-    template = bytearray(_SQE_BYTES)
-    pack_any(template, 0, opcode, file._fixed, number, 0, address, nbytes, 0, 0)
-    Sqe(template).buf_index = max(place, 0)
-    batch = Batch(engine, count)
+    common = pack_common(opcode, file._fixed, number, address, nbytes, max(place, 0))
+    batch = Batch.take(engine, count)
     ring: Any = engine.ring
-    like: Any = ffi.from_buffer(template)
-    if lib.tu_batch_transfers(ring._ring, ring._tail, batch.batch, like, offsets) < 0:
+    if lib.tu_batch_transfers(ring._ring, ring._tail, batch.batch, common, offsets) < 0:
         raise ValueError("an offset must not be negative")
     return batch

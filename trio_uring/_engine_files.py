@@ -33,6 +33,8 @@ class EngineFiles:
         self.reclaim: list[tuple[int, int]] = []
         self.buffers: SharedBuffers | None = None
         self._buffers_tried = False
+        # The record of the last batch, for the next one that is alike.
+        self.spare_batch: Any = None
         # Of the last `read_files`, for the next one.
         self.spare_memory: Any = None
         # Free places in the table of registered buffers, once there is one.

@@ -117,6 +117,12 @@ class FileTable:
             self._free.append(slot)
             self._serve()
 
+    def release_all(self, slots: list[int]) -> None:
+        """`release` of slots that were taken together; none of the manual part."""
+        self._used.difference_update(slots)
+        self._free.extend(slots)
+        self._serve()
+
     def quarantine(self, slot: int) -> None:
         """The slot is empty, but operations in flight name it: `release` comes later."""
         self._used.discard(slot)

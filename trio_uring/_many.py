@@ -82,8 +82,8 @@ async def _read_chained(
     try:
         memory, answers = await _run_chains(engine, len(paths), dir_fd, names, starts, slots)
     finally:
-        for slot in slots:
-            engine.release_slot(slot)
+        if not engine.closed:
+            engine.table.release_all(slots)
     found: list[bytes | OSError] = []
     rest: list[int] = []
     contents = ffi.buffer(memory)
@@ -110,7 +110,7 @@ async def _run_chains(
     engine.make_room(_CHAIN * count)
     memory = _memory(engine, count * PART_BYTES)
     numbers: Any = ffi.new("uint32_t[]", slots)
-    batch = Batch(engine, _CHAIN * count, _CHAIN)
+    batch = Batch.take(engine, _CHAIN * count, _CHAIN)
     ring: Any = engine.ring
     at = AT_FDCWD if dir_fd is None else dir_fd
     lib.tu_batch_files(
@@ -194,7 +194,7 @@ async def _stat_some(
     names, starts = _names(paths)
     engine.check_run()
     engine.make_room(len(paths))
-    batch = Batch(engine, len(paths))
+    batch = Batch.take(engine, len(paths))
     memory, address = struct_memory("char[]", STATX_BYTES * len(paths))
     for number in range(len(paths)):
         sqe = engine.ring.entry(engine.ring.tail + number)

@@ -53,6 +53,7 @@ int tu_batch_begin(struct tu_ring *ring, struct tu_batch *batch)
         return -ENOMEM;
     batch->number = number;
     batch->left = batch->count;
+    batch->failed = 0;
     for (uint32_t place = 0; place < batch->count; place++)
         batch->results[place] = TU_PENDING;
     ring->batches[number] = batch;
@@ -66,6 +67,7 @@ struct tu_batch *tu_batch_end_one(struct tu_ring *ring, const struct tu_cqe *cqe
     if (!batch || place >= batch->count)
         return NULL;
     batch->results[place] = cqe->res;
+    batch->failed += cqe->res < 0;
     if (--batch->left)
         return NULL;
     ring->batches[number] = NULL;
@@ -73,7 +75,7 @@ struct tu_batch *tu_batch_end_one(struct tu_ring *ring, const struct tu_cqe *cqe
 }
 
 int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch,
-                       const void *template, const uint64_t *offsets)
+                       const char *template, const uint64_t *offsets)
 {
     for (uint32_t place = 0; place < batch->count; place++) {
         if (offsets[place] > INT64_MAX) { /* -1 would be the file position */

@@ -49,6 +49,7 @@ struct tu_ledger {
 enum { TU_PENDING = -2147483647 };
 struct tu_batch {
     uint32_t count, left;   /* operations, and those whose CQE is to come */
+    uint32_t failed;        /* results below 0 */
     uint32_t number;        /* in its ring */
     uint64_t user_data;     /* of the CQE that stands for all; its res is -1 */
     int32_t *results;
@@ -137,7 +138,7 @@ int tu_batch_begin(struct tu_ring *ring, struct tu_batch *batch);
 /* SQEs like `template` (64 bytes), each with the next offset, and the next `len` bytes of memory.
  * -EINVAL: an offset is negative; nothing was written and the number is free again. */
 int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch,
-                       const void *template, const uint64_t *offsets);
+                       const char *template, const uint64_t *offsets);
 /* Three SQEs for each file: open into its slot, read `nbytes` to the next part of memory, close. */
 void tu_batch_files(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch, int dir_fd,
                     const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
