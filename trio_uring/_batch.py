@@ -44,7 +44,7 @@ class Batch(Operation):
     @classmethod
     def take(cls, engine: Engine, count: int, fixed: int = 0) -> Batch:
         """A batch with a number, so that its SQEs can be written: the last one, if it was alike."""
-        batch = engine.spare_batch
+        batch: Batch | None = engine.spare_batch
         if batch is not None and batch.count == count and batch.fixed == fixed:
             engine.spare_batch = None
         else:
