@@ -135,20 +135,27 @@ class FixedSocket(SocketReceive):
         engine = self._engine
         buffers = engine.buffers
         if (
-            not (self._may_share and 0 < bufsize < _SHARED_BYTES_MAX)
-            or buffers is None
-            or self._received
+            buffers is None
             or engine._prompt_left  # nobody else can run: then the send ends at once anyway
+            or not self._may_share
+            or not 0 < bufsize < _SHARED_BYTES_MAX
+            or self._received
         ):
             return await self._exchange_in_turn(data, bufsize)
         if self._sending or self._send_lost is not None:
             self._start_sending()  # raises
         if self._receiving or self._receive_lost is not None:
             self._start_receiving()
-        pin = data if isinstance(data, (bytes, PinnedBuffer)) else PinnedBuffer(data)
-        if not len(pin):
-            return await self.recv(bufsize)
-        operation = self._begin_exchange(pin, bufsize)
+        if type(data) is bytes and 0 < len(data) <= _COPIED_BYTES:
+            pin: bytes | PinnedBuffer = data
+            operation = engine.begin_exchange(self, SCRATCH, len(data), bufsize)
+            memmove(operation.scratch, data, len(data))
+        else:
+            pin = data if isinstance(data, (bytes, PinnedBuffer)) else PinnedBuffer(data)
+            if not len(pin):
+                return await self.recv(bufsize)
+            lent, address, nbytes = readable(pin)
+            operation = engine.begin_exchange(self, address, _length(nbytes), bufsize, lent)
         self._sending = self._receiving = True
         try:
             count = await engine.wait(operation)
@@ -163,15 +170,6 @@ class FixedSocket(SocketReceive):
             operation.sent = None
             self._sending = self._receiving = False
         return await self._exchange_rest(pin, sent or 0, bufsize)
-
-    def _begin_exchange(self, data: bytes | PinnedBuffer, bufsize: int) -> Operation:
-        begin, nbytes = self._engine.begin_exchange, len(data)
-        if type(data) is bytes and nbytes <= _COPIED_BYTES:
-            operation = begin(self, SCRATCH, nbytes, bufsize)
-            memmove(operation.scratch, data, nbytes)
-            return operation
-        pin, address, nbytes = readable(data)
-        return begin(self, address, _length(nbytes), bufsize, pin)
 
     async def _exchange_rest(self, data: bytes | PinnedBuffer, sent: int, bufsize: int) -> bytes:
         """The send failed or was cut short, or there was no shared buffer for the receive."""

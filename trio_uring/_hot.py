@@ -371,8 +371,14 @@ class HotEngine(Engine):
             for user_data, res, flags in cqes:
                 record = records[user_data & INDEX_MASK]
                 task = record.task
-                if task is None or res < 0 or flags & F_MORE or record.user_data != user_data:
-                    self.complete(record, user_data, res, flags)
+                if record.user_data != user_data:
+                    if task is not None and record.user_data | SEND_BIT == user_data:
+                        record.send_ended(res)
+                    else:
+                        self.late_completions += 1
+                    continue
+                if task is None or res < 0 or flags & F_MORE:
+                    record.complete(res, flags)
                     continue
                 record.res = res
                 record.flags = flags
