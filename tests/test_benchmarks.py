@@ -105,10 +105,9 @@ def test_without_the_checkout_the_command_says_where_the_benchmarks_are(tmp_path
     assert "source distribution" in done.stderr
 
 
-@pytest.mark.parametrize("ending", ["svg", "png"])
-def test_a_chart_is_drawn_of_what_was_measured_before(tmp_path: Path, ending: str) -> None:
-    """With a row of which nothing is known: all its windows were noisy."""
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    """What was measured before; of one variant and one row nothing is known: it was too noisy."""
     ratio = {"median": 2.0, "low": 1.5, "high": 2.5, "rounds": 3}
     known = {"variant": "C limit", "ratio": ratio, "value": ratio, "per_second": ratio}
     unknown = {"variant": "trio_uring", "ratio": None, "value": None, "per_second": None}
@@ -116,13 +115,31 @@ def test_a_chart_is_drawn_of_what_was_measured_before(tmp_path: Path, ending: st
     row = {"name": "nop-1", "title": "NOP", "measure": "cpu", "reference": "C limit", "pairs": []}
     measured = {**row, "variants": [{**known, **common}, {**unknown, **common}]}
     empty = {**row, "variants": [{**unknown, **common}]}
-    report, chart = tmp_path / "report.json", tmp_path / f"chart.{ending}"
+    report = tmp_path / "report.json"
     report.write_text(json.dumps({"rows": [measured, empty]}))
+    return report
+
+
+@pytest.mark.parametrize("ending", ["svg", "png"])
+def test_a_chart_is_drawn_of_what_was_measured_before(
+    report: Path, tmp_path: Path, ending: str
+) -> None:
+    """Without the rows of which nothing is known."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    chart = tmp_path / f"chart.{ending}"
     done = bench("--read", report, "--chart", chart)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("no quiet window (7 noisy)") == 2
     start = chart.read_bytes()[:8]
     assert start == b"\x89PNG\r\n\x1a\n" if ending == "png" else start.startswith(b"<?xml")
+
+
+def test_a_table_for_documents_has_what_was_measured(report: Path, tmp_path: Path) -> None:
+    """A line for each variant that has a figure."""
+    table = tmp_path / "table.csv"
+    done = bench("--read", report, "--csv", table)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert table.read_text().splitlines()[1:] == ["NOP,C limit,2.000 us,2.00,1.50 to 2.50"]
 
 
 def test_the_rings_benchmark_runs_and_prints_a_ratio_for_each_contest() -> None:

@@ -37,7 +37,7 @@ def main() -> int:
         summaries = json.loads(options.read.read_text())["rows"]
         for summary in summaries:
             print(report.table(summary) + "\n")
-        return _draw(options.chart, summaries)
+        return _draw(options, summaries)
     rows = [row for row in ROWS if _chosen(row.name, options.rows)]
     if not rows:
         print(f"no row is called {options.rows}; see --list", file=sys.stderr)
@@ -48,11 +48,13 @@ def main() -> int:
         except Unusable as why:
             print(why, file=sys.stderr)
             return 1
-    return _draw(options.chart, summaries)
+    return _draw(options, summaries)
 
 
-def _draw(files: list[Path], summaries: list[dict[str, Any]]) -> int:
-    for file in files:
+def _draw(options: argparse.Namespace, summaries: list[dict[str, Any]]) -> int:
+    if options.csv:
+        options.csv.write_text(report.csv_of(summaries))
+    for file in options.chart:
         try:
             chart.draw(summaries, file)
         except ImportError:
@@ -74,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--directory", help="where the files that are read shall be, for a while")
     add("--json", type=Path, metavar="FILE")
     add("--read", type=Path, metavar="FILE", help="what --json wrote, instead of measuring")
+    add("--csv", type=Path, metavar="FILE", help="medians and ratios as a table for documents")
     add("--chart", type=Path, metavar="FILE", action="append", default=[], help=".svg or .png")
     add("--quick", action="store_true", help="shows that everything runs; the figures are useless")
     return parser

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import platform
 import statistics
@@ -116,6 +118,7 @@ def headline(found: dict[str, Any]) -> str:
     )
 
 
+_UNITS = {"cpu": "us", "rate": "/s", "bytes": "B"}
 _HEADS = {"cpu": "CPU us", "rate": "per second", "bytes": "bytes"}
 
 
@@ -131,6 +134,25 @@ def table(row: dict[str, Any]) -> str:
         if "median" in pair
     ]
     return "\n".join(lines)
+
+
+def csv_of(summaries: Sequence[dict[str, Any]]) -> str:
+    """What was measured, without what was not, as comma-separated values."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "variant", "measured", "ratio", "quartiles"])
+    for row in summaries:
+        title, digits = row["title"], 3 if row["measure"] == "cpu" else 0
+        for entry in row["variants"]:
+            value, ratio = entry["value"], entry["ratio"]
+            if value is not None and ratio is not None:
+                between = f"{ratio['low']:.2f} to {ratio['high']:.2f}"
+                measured = f"{value['median']:.{digits}f} {_UNITS[row['measure']]}"
+                writer.writerow(
+                    [title, entry["variant"], measured, f"{ratio['median']:.2f}", between]
+                )
+                title = ""
+    return text.getvalue()
 
 
 def _line(row: dict[str, Any], entry: dict[str, Any]) -> str:
