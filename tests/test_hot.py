@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from engine_help import WAIT_S, engine, passes, socket_pair
+from engine_help import WAIT_S, engine, passes, run_python, socket_pair
 
 import trio_uring
 from trio_uring._adopted import IDLE_MAX
@@ -268,3 +268,33 @@ async def test_waiting_for_all_tasks_to_block_waits_its_time() -> None:
     started = trio.current_time()
     await trio.testing.wait_all_tasks_blocked(0.05)
     assert trio.current_time() - started >= 0.05
+
+
+def test_a_forked_child_that_goes_on_in_the_loop_is_told_what_is_wrong() -> None:
+    """It must not look into memory that is not there, asleep or awake."""
+    program = """
+import os, sys, trio, trio_uring
+async def main(passes):
+    file = await trio_uring.open_direct("/dev/zero")
+    for _ in range(passes):
+        await trio.lowlevel.checkpoint()
+    pid = os.fork()
+    if pid:
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        await file.aclose()
+        return
+    try:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+        await file.read_at(1, 0)
+    except trio_uring.ForkedRingError:
+        os._exit(7)
+    finally:
+        os._exit(8)
+for passes in (0, 100):
+    try:
+        trio.run(main, passes)
+    except BaseException as exc:
+        os._exit(7 if "ForkedRingError" in repr(exc.__cause__) + repr(exc) else 9)
+"""
+    assert run_python(program).stdout == "7\n7\n"

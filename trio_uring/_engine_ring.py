@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from array import array
 from typing import TYPE_CHECKING
 
 from ._abi import EnterFlag, SetupFlag, SqFlag
@@ -29,13 +30,13 @@ SETUP_LADDER = (
 
 
 _NEEDS_ENTER = int(SqFlag.CQ_OVERFLOW | SqFlag.TASKRUN)
-_NO_VIEW = memoryview(b"")
+_LOUD = memoryview(array("I", [_NEEDS_ENTER]))
 
 
 class EngineRing(Ring):
     """A ring whose operations are accounted for by an engine, not by pins."""
 
-    _sq_flags = _cq_head = _cq_tail = _NO_VIEW
+    _sq_flags = _cq_head = _cq_tail = _LOUD
 
     # Called in a forked child: descriptors of handles must not live on there.
     on_fork: Callable[[], None] | None = None
@@ -68,7 +69,10 @@ class EngineRing(Ring):
     def _kill_entries(self) -> None:
         super()._kill_entries()
         for view in (self._sq_flags, self._cq_head, self._cq_tail):
-            view.release()
+            if view is not _LOUD:
+                view.release()
+        # Whoever looks at these now shall enter, and be told what is wrong.
+        self._sq_flags = self._cq_head = self._cq_tail = _LOUD
 
     def _keep_until_idle(self, pins: object) -> None:
         """Nothing: the records of the engine hold what their operations use."""

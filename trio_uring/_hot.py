@@ -341,11 +341,12 @@ class HotEngine(Engine):
             self._hand_over()
         ring = self.ring
         res = _try_one(ring._ring, ring._tail, operation.user_data)
-        self._flushed = ring._tail
         if res == _RES_MIN:
-            # It takes its time, or somebody else can run too.
+            # It takes its time, or somebody else can run too, or nothing was submitted.
+            self._flushed = int(ring._ring.flushed)
             self._prompt_left = 0
             return False
+        self._flushed = ring._tail
         self.completed += 1
         operation.res = res
         operation.flags = 0
