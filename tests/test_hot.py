@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 from engine_help import WAIT_S, engine, passes, run_python, socket_pair
+from run_modes import MODE
 
 import trio_uring
 from trio_uring._adopted import IDLE_MAX
@@ -178,6 +179,11 @@ async def test_what_comes_meanwhile_is_not_lost(file: trio_uring.FixedFile) -> N
 # -- left alone ------------------------------------------------------------------------------------
 
 
+not_as_a_guest = pytest.mark.skipif(
+    MODE == "guest", reason="the passes of a guest run are its host's, and always the ring's"
+)
+
+
 def sleeps() -> bool:
     """The passes of this run are epoll's."""
     driver: Any = engine().driver
@@ -189,6 +195,7 @@ async def fall_asleep() -> None:
     assert sleeps()
 
 
+@not_as_a_guest
 async def test_a_run_without_operations_does_not_enter_its_ring() -> None:
     """Its passes are those of stock Trio."""
     trio_uring.current_statistics()
@@ -204,6 +211,7 @@ async def test_a_run_without_operations_does_not_enter_its_ring() -> None:
     assert trio_uring.current_statistics().enters == before
 
 
+@not_as_a_guest
 async def test_the_first_operation_wakes_it(file: trio_uring.FixedFile) -> None:
     """Also one of a batch, a receive, and an open; and then it falls asleep again."""
     async with socket_pair() as (ours, theirs):
@@ -230,6 +238,7 @@ async def test_what_is_in_flight_keeps_it_awake() -> None:
         theirs.send(b"x")
 
 
+@not_as_a_guest
 async def test_a_dropped_handle_is_closed_while_it_sleeps() -> None:
     """No operation is needed for it."""
     file = await trio_uring.open_direct("/dev/null")
@@ -240,15 +249,18 @@ async def test_a_dropped_handle_is_closed_while_it_sleeps() -> None:
     assert used_slots() == {}
 
 
+@not_as_a_guest
 async def test_a_sleep_that_is_not_of_whole_milliseconds_ends_in_the_ring() -> None:
     """epoll waits for the most of it, and the ring for the rest."""
     trio_uring.current_statistics()
     await fall_asleep()
-    before = trio_uring.current_statistics().enters
-    started = trio.current_time()
-    await trio.sleep(0.0301)
-    assert trio.current_time() - started >= 0.0301
-    assert trio_uring.current_statistics().enters > before
+    with trio.fail_after(WAIT_S):
+        before = trio_uring.current_statistics().enters
+        # On a busy machine epoll may wake too late for there to be a rest.
+        while trio_uring.current_statistics().enters == before:
+            started = trio.current_time()
+            await trio.sleep(0.0301)
+            assert trio.current_time() - started >= 0.0301
 
 
 async def test_a_clock_that_jumps_does_so_when_nothing_is_left(
@@ -261,6 +273,7 @@ async def test_a_clock_that_jumps_does_so_when_nothing_is_left(
     await trio.sleep(1000)
 
 
+@not_as_a_guest
 async def test_waiting_for_all_tasks_to_block_waits_its_time() -> None:
     """``cushion`` is the least that it waits."""
     trio_uring.current_statistics()
