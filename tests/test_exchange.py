@@ -176,6 +176,29 @@ async def test_it_keeps_others_from_sending_and_receiving() -> None:
             theirs.send(b"done")
 
 
+async def test_nobody_else_receives_while_it_sends() -> None:
+    """Also where it is a send and then a receive: before the first receive of a run."""
+    async with socket_pair() as (ours, theirs):
+
+        async def read_all() -> None:
+            while True:
+                await trio.lowlevel.wait_readable(theirs)
+                theirs.recv(1 << 20)
+
+        async with trio.open_nursery() as nursery:
+
+            async def exchange() -> None:
+                assert await ours.exchange(bytes(10 << 20), 100) == b"done"
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(exchange)
+            await passes(3)
+            with pytest.raises(trio.BusyResourceError):
+                await ours.recv(1)
+            theirs.send(b"done")
+            nursery.start_soon(read_all)
+
+
 async def test_a_close_ends_it() -> None:
     """While it waits for an answer, and while it sends."""
     async with socket_pair() as (ours, theirs):

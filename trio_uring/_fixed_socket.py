@@ -177,11 +177,15 @@ class FixedSocket(SocketReceive):
             self._send_failed(OSError(-sent, os.strerror(-sent)))
         if sent < len(data):
             rest = PinnedBuffer(data) if isinstance(data, bytes) else data
-            await self.send_all(rest[sent:])
+            return await self._exchange_in_turn(rest[sent:], bufsize)
         return await self.recv(bufsize)
 
     async def _exchange_in_turn(self, data: ReadableBuffer, bufsize: int) -> bytes:
-        await self.send_all(data)
+        self._start_receiving()  # nobody else may, meanwhile
+        try:
+            await self.send_all(data)
+        finally:
+            self._receiving = False
         return await self.recv(bufsize)
 
     async def write(self, data: ReadableBuffer) -> int:
