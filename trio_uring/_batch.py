@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ._buffers import TRANSFER_BYTES_MAX
 from ._lib import ffi, lib
 from ._locked_buffer import fixed
 from ._operation import BATCH_BIT, CANCELLED, Operation
@@ -30,12 +31,13 @@ _PENDING = lib.TU_PENDING
 class Batch(Operation):
     """The record of a batch: as one `Operation` whose result is that all have ended."""
 
-    __slots__ = ("batch", "count", "fixed", "results")
+    __slots__ = ("_left", "batch", "count", "fixed", "results")
 
     def __init__(self, engine: Engine, count: int, fixed: int = 0) -> None:
         super().__init__(engine, 0)
         self.message = engine.message_for(self)
         self.count = count
+        self._left = count
         # Of so many operations the last must run, come what may: a close. 0: of none.
         self.fixed = fixed
         self.results: Any = ffi.new("int32_t[]", count)
@@ -51,6 +53,10 @@ class Batch(Operation):
             batch = cls(engine, count, fixed)
         engine.ring.check(lib.tu_batch_begin(engine.ring._ring, batch.batch), "a batch")
         return batch
+
+    def abandon(self) -> None:
+        """Its SQEs could not be written."""
+        lib.tu_batch_abandon(self.engine.ring._ring, self.batch)
 
     def begin(self, file: Any, pins: Any) -> None:
         """Its SQEs are written from the tail on: from now on it is in flight.
@@ -68,12 +74,24 @@ class Batch(Operation):
             file._in_flight += 1
         ring._tail = (ring._tail + self.count) & U32
 
+    @property
+    def is_linked(self) -> bool:
+        """As `Record.is_linked`."""
+        return self.fixed > 0
+
+    def has_moved(self) -> bool:
+        """Operations have ended since the last cancel, and those behind them have begun."""
+        return bool(self._left != self.batch.left)
+
     def name(self, place: int) -> int:
         """user_data of one operation."""
         return BATCH_BIT | int(self.batch.number) << 32 | place
 
     def targets(self) -> Iterable[int]:
         """As `Record.targets`."""
+        self._left = int(self.batch.left)
+        if self.fixed and self not in self.engine.cancelled_chains:
+            self.engine.cancelled_chains.append(self)
         for place, result in enumerate(ffi.unpack(self.results, self.count)):
             must_run = self.fixed and place % self.fixed == self.fixed - 1
             if result == _PENDING and not must_run:
@@ -101,6 +119,8 @@ class Batch(Operation):
         """As `Operation.recycle`; ``results`` stay until it is used again."""
         self.task = self.file = self.pins = self.raise_cancel = None
         self.closing = self.bounded = False
+        if self in self.engine.cancelled_chains:
+            self.engine.cancelled_chains.remove(self)
         self.engine.remove_record(self)
         self.engine.spare_batch = self
 
@@ -116,7 +136,7 @@ def offsets_of(values: Any) -> tuple[Any, int]:
         in_place = view.format in ("Q", "L") and view.itemsize == 8 and view.contiguous
     except TypeError:
         in_place = False
-    numbers = values if in_place else array("Q", values)
+    numbers = values if in_place else array("Q", list(values))
     pin: Any = ffi.from_buffer("uint64_t[]", numbers)
     return pin, len(pin)
 
@@ -151,9 +171,13 @@ async def transfer_many(
     results: list[int] = []
     failed = 0
     part = nbytes // count
+    if part > TRANSFER_BYTES_MAX:
+        raise ValueError(f"a part must have at most {TRANSFER_BYTES_MAX} bytes, not {part}")
     if place >= 0:
         opcode = fixed(opcode)
     while len(results) < count:
+        if results:
+            await trio.lowlevel.checkpoint_if_cancelled()
         some = min(count - len(results), engine.ring._mask + 1)
         first = len(results)
         batch = _begin_transfers(

@@ -75,6 +75,10 @@ class Engine(EngineBegin):
             record = self.records[user_data & INDEX_MASK]
             # Else it has ended meanwhile.
             if record.user_data == user_data:
+                if record.is_linked:
+                    # What is linked behind an operation that has ended begins as deferred work of
+                    # the kernel; before that no cancel finds it.
+                    self._take_out()
                 for target in record.targets():
                     prep_cancel(self.own_sqe(), target, 0, IGNORED_ID)
                     self.cancels_sent += 1
@@ -102,6 +106,8 @@ class Engine(EngineBegin):
                 break
             if count < 0 and count not in _TRY_AGAIN:
                 self.ring.check(count, "io_uring_enter")
+            if self.cancelled_chains:
+                self._hand_over()
             # io_uring_enter hides ETIME and EINTR once it has submitted something: ask the clock.
             if not timeout_ns or (timeout_ns := deadline - time.monotonic_ns()) <= 0:
                 break
@@ -129,6 +135,9 @@ class Engine(EngineBegin):
 
     def _hand_over(self) -> None:
         """What must reach the kernel before it is entered: cancels, buffers."""
+        for chains in self.cancelled_chains:
+            if chains.has_moved():
+                self._cancels.append(chains.user_data)
         if self._cancels:
             self._write_cancels()
         buffers = self.buffers

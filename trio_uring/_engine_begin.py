@@ -77,6 +77,10 @@ class EngineBegin(EngineFiles):
         self._stash: list[tuple[int, int, int]] = []
         self._flushed = 0
 
+        # Of the exchange that failed last, in the task that it failed in: `Operation.sent`.
+        self.sent = 0
+        # Batches of chains that shall end: a link that has begun since must be cancelled, too.
+        self.cancelled_chains: list[Any] = []
         # Zero-copy sends that are done but for the word that their data are free.
         self.notifications = 0
         self.completed = 0

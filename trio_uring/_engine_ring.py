@@ -72,7 +72,7 @@ class EngineRing(Ring):
             if view is not _LOUD:
                 view.release()
         # Whoever looks at these now shall enter, and be told what is wrong.
-        self._sq_flags = self._cq_head = self._cq_tail = _LOUD
+        self._sq_flags = self._cq_head = self._cq_tail = self._sq_head = _LOUD
 
     def _keep_until_idle(self, pins: object) -> None:
         """Nothing: the records of the engine hold what their operations use."""

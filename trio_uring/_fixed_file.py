@@ -45,6 +45,7 @@ _POSITION = 0xFFFF_FFFF_FFFF_FFFF
 _SPLICE_FD_IN_FIXED = 1 << 31
 _AT_EMPTY_PATH = 0x1000
 _DATASYNC = 1
+_OFFSET_MAX = (1 << 63) - 1
 _READ, _WRITE = int(Op.READ), int(Op.WRITE)  # as plain numbers: the hot path packs them
 
 # Uninitialised memory for reads; only what the kernel wrote is ever looked at.
@@ -73,7 +74,7 @@ class FixedFile(Handle):
         """Up to ``nbytes`` bytes from ``offset`` on; ``b""`` at the end of the file. pread(2)."""
         engine = self._engine
         memory = None
-        if 0 <= nbytes <= SCRATCH_BYTES and offset >= 0:
+        if 0 <= nbytes <= SCRATCH_BYTES and 0 <= offset <= _OFFSET_MAX:
             operation = engine.begin_transfer(self, _READ, 0, SCRATCH, nbytes, offset)
         else:
             operation, memory = self._begin_read(_length(nbytes), _offset(offset))
@@ -344,7 +345,7 @@ def _length(nbytes: int) -> int:
 
 
 def _offset(offset: int) -> int:
-    # -1 would be the position that the kernel keeps.
-    if offset < 0:
-        raise ValueError("an offset must not be negative")
+    # -1 would be the position that the kernel keeps, and so would 2**64 - 1.
+    if not 0 <= offset <= _OFFSET_MAX:
+        raise ValueError(f"an offset must be from 0 to {_OFFSET_MAX}, not {offset}")
     return offset

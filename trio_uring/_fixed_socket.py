@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import socket as stdlib_socket
+from operator import index
 from socket import SOCK_CLOEXEC
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,7 @@ class FixedSocket(SocketReceive):
         if (
             buffers is None
             or engine._prompt_left  # nobody else can run: then the send ends at once anyway
+            or not engine.ring._mask  # the two would not fit in the queue
             or not self._may_share
             or not 0 < bufsize < _SHARED_BYTES_MAX
             or self._received
@@ -159,17 +161,18 @@ class FixedSocket(SocketReceive):
         self._sending = self._receiving = True
         try:
             count = await engine.wait(operation)
+            # The record is free, but nobody else has run who could have taken it.
+            operation.sent = None
             if operation.flags & F_BUFFER:
                 return buffers.take(operation.flags, count)
             return b""
         except OSError as exc:
-            sent, operation.sent = operation.sent, None
+            sent = engine.sent
             if exc.errno not in (errno.ECANCELED, errno.ENOBUFS):
                 self._receive_failed(exc)
         finally:
-            operation.sent = None
             self._sending = self._receiving = False
-        return await self._exchange_rest(pin, sent or 0, bufsize)
+        return await self._exchange_rest(pin, sent, bufsize)
 
     async def _exchange_rest(self, data: bytes | PinnedBuffer, sent: int, bufsize: int) -> bytes:
         """The send failed or was cut short, or there was no shared buffer for the receive."""
@@ -181,6 +184,7 @@ class FixedSocket(SocketReceive):
         return await self.recv(bufsize)
 
     async def _exchange_in_turn(self, data: ReadableBuffer, bufsize: int) -> bytes:
+        bufsize = _length(index(bufsize))
         self._start_receiving()  # nobody else may, meanwhile
         try:
             await self.send_all(data)
@@ -192,6 +196,7 @@ class FixedSocket(SocketReceive):
         """The same as `send`."""
         return await self.send(data)
 
+    @enable_ki_protection
     async def send_all(self, data: ReadableBuffer) -> None:
         """Sends all of ``data``. As `trio.abc.SendStream.send_all`: after an error or a
         cancellation nobody knows how much was sent.

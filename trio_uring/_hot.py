@@ -150,8 +150,11 @@ class HotEngine(Engine):
 
     def has_work(self) -> bool:
         """The next pass has something to submit, or to do without the kernel."""
+        ring = self.ring
+        # The head: what the kernel did not take (EAGAIN) is submitted again.
+        unsubmitted = ring._sq_head[0] != ring._tail
         return bool(
-            self.ring._tail != self._flushed or self._cancels or self._stash or self.reclaim
+            unsubmitted or self._cancels or self._stash or self.reclaim or self.cancelled_chains
         )
 
     def begin(self, file: Any, bounded: bool, scratch: bool = False) -> tuple[Operation, Sqe]:
@@ -338,7 +341,11 @@ class HotEngine(Engine):
         self._prompt_left -= 1
         buffers = self.buffers
         if self._cancels or (buffers is not None and buffers.returned):
-            self._hand_over()
+            try:
+                self._hand_over()
+            except (SubmissionQueueFull, OSError):
+                self._prompt_left = 0
+                return False  # the next pass tries again, and tells
         ring = self.ring
         res = _try_one(ring._ring, ring._tail, operation.user_data)
         if res == _RES_MIN:

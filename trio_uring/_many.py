@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Many files at once: `read_files`, `stat_many`.
 
-A file is read by a chain of three operations: open into a slot, read, close. The kernel goes on
-from one to the next by itself, and the close runs whatever the read did: no slot outlives its
-chain. What does not fit, or cannot be done so, is read as with `open_direct`.
+A file is read by a chain of operations: open into a slot, read, read on to see that this is the
+end, close. The kernel goes on from one to the next by itself, and the close runs whatever the reads
+did: no slot outlives its chain. What does not fit, or cannot be done so, is read as with
+`open_direct`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -36,7 +39,9 @@ if TYPE_CHECKING:
 PART_BYTES = 65536
 # Memory for chains that a run keeps for the next time.
 _KEPT_BYTES = 4 << 20
-_CHAIN = 3
+# Of what a chain reads to see whether there is more; nobody looks at it.
+_REST_BYTES = 64
+_CHAIN = 4
 _AT_SYMLINK_NOFOLLOW = 0x100
 
 
@@ -44,25 +49,30 @@ _AT_SYMLINK_NOFOLLOW = 0x100
 async def read_files(paths: Iterable[Path], *, dir_fd: int | None = None) -> list[bytes | OSError]:
     """The contents of all these files, in order; in place of one that cannot be read, the error.
 
-    Many are opened, read and closed at once, for the Python of one. ``dir_fd``: what relative paths
-    are relative to, an ordinary descriptor.
+    Many are opened, read and closed at once, for the Python of one, as many as there are free
+    slots. ``dir_fd``: what relative paths are relative to, an ordinary descriptor. Of a pipe or a
+    terminal only what comes in one piece can be read; else its place has ``ESPIPE``.
 
     Raises:
         RingUnavailableError: io_uring cannot be used here.
     """
     engine = current_engine()
-    wanted = list(paths)
+    wanted, names = _encoded(paths)
     at_once = _at_once(engine)
     await trio.lowlevel.checkpoint_if_cancelled()
     if not wanted:
         await trio.lowlevel.cancel_shielded_checkpoint()
     found: list[bytes | OSError] = []
-    for first in range(0, len(wanted), at_once or 1):
-        some = wanted[first : first + (at_once or 1)]
-        if at_once:
-            found += await _read_chained(engine, some, dir_fd)
-        else:
-            found.append(await _read_whole(some[0], dir_fd))
+    while len(found) < len(wanted):
+        first = len(found)
+        if found:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if not at_once:
+            found.append(await _read_whole(wanted[first], dir_fd))
+            continue
+        slots = await _some_slots(engine, min(at_once, len(wanted) - first))
+        some = slice(first, first + len(slots))
+        found += await _read_chained(engine, wanted[some], names[some], dir_fd, slots)
     return found
 
 
@@ -74,29 +84,35 @@ def _at_once(engine: Engine) -> int:
     return min((engine.ring._mask + 1) // _CHAIN, table.slots_max - table.slots_manual)
 
 
+async def _some_slots(engine: Engine, count: int) -> list[int]:
+    """As many as are free, but one at least: whoever waits for many keeps others waiting."""
+    return await reserve(engine, max(1, min(count, engine.table.free_count)))
+
+
 async def _read_chained(
-    engine: Engine, paths: Sequence[Path], dir_fd: int | None
+    engine: Engine,
+    paths: Sequence[Path],
+    names: Sequence[bytes],
+    dir_fd: int | None,
+    slots: list[int],
 ) -> list[bytes | OSError]:
-    names, starts = _names(paths)
-    slots = await reserve(engine, len(paths))
     try:
-        memory, answers = await _run_chains(engine, len(paths), dir_fd, names, starts, slots)
+        memory, answers = await _run_chains(engine, names, dir_fd, slots)
     finally:
         if not engine.closed:
             engine.table.release_all(slots)
     found: list[bytes | OSError] = []
     rest: list[int] = []
     contents = ffi.buffer(memory)
-    for number, (opened, nbytes) in enumerate(
-        zip(answers[::_CHAIN], answers[1::_CHAIN], strict=True)
-    ):
+    chains = zip(answers[::_CHAIN], answers[1::_CHAIN], answers[2::_CHAIN], strict=True)
+    for number, (opened, nbytes, more) in enumerate(chains):
         failed = opened if opened < 0 else nbytes
         if failed < 0:
             found.append(OSError(-failed, os.strerror(-failed), os.fspath(paths[number])))
         else:
             start = number * PART_BYTES
             found.append(contents[start : start + nbytes])
-            if nbytes == PART_BYTES:
+            if more:
                 rest.append(number)
     _keep(engine, memory)
     for number in rest:
@@ -105,37 +121,51 @@ async def _read_chained(
 
 
 async def _run_chains(
-    engine: Engine, count: int, dir_fd: int | None, names: Any, starts: Any, slots: list[int]
+    engine: Engine, names: Sequence[bytes], dir_fd: int | None, slots: list[int]
 ) -> tuple[Any, list[int]]:
+    count = len(names)
+    joined, starts = _joined(names)
     engine.make_room(_CHAIN * count)
-    memory = _memory(engine, count * PART_BYTES)
+    memory = _memory(engine, count * PART_BYTES + _REST_BYTES)
+    address = address_of(memory)
     numbers: Any = ffi.new("uint32_t[]", slots)
     batch = Batch.take(engine, _CHAIN * count, _CHAIN)
     ring: Any = engine.ring
     at = AT_FDCWD if dir_fd is None else dir_fd
-    lib.tu_batch_files(
-        ring._ring, ring._tail, batch.batch, at, starts, numbers, os.O_RDONLY, address_of(memory),
-        PART_BYTES,
-    )  # fmt: skip
-    batch.begin(None, (memory, names, starts))
+    try:
+        lib.tu_batch_files(
+            ring._ring, ring._tail, batch.batch, at, starts, numbers, os.O_RDONLY, address,
+            PART_BYTES, address + count * PART_BYTES, _REST_BYTES,
+        )  # fmt: skip
+    except BaseException:
+        batch.abandon()
+        raise
+    batch.begin(None, (memory, joined, starts))
     if engine.clock_jumps:
         engine.hold_clock(batch)
     await engine.wait_prompt(batch)
     return memory, batch.answers()
 
 
-def _names(paths: Sequence[Path]) -> tuple[Any, Any]:
-    """The paths as C strings in one piece of memory, and the address of each."""
-    encoded = [os.fsencode(path) for path in paths]
-    joined = b"\0".join(encoded) + b"\0"
-    if joined.count(b"\0") != len(encoded):
+def _encoded(paths: Iterable[Path]) -> tuple[list[Path], list[bytes]]:
+    """The paths, and how the kernel knows them."""
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        raise TypeError(f"paths are needed, not one path: {paths!r}")
+    wanted = list(paths)
+    names = [os.fsencode(path) for path in wanted]
+    if any(b"\0" in name for name in names):
         raise ValueError("embedded null byte")
-    names = ffi.from_buffer(joined)
-    start, starts = address_of(names), []
-    for name in encoded:
+    return wanted, names
+
+
+def _joined(names: Sequence[bytes]) -> tuple[Any, Any]:
+    """The names as C strings in one piece of memory, and the address of each."""
+    joined = ffi.from_buffer(b"\0".join(names) + b"\0")
+    start, starts = address_of(joined), []
+    for name in names:
         starts.append(start)
         start += len(name) + 1
-    return names, ffi.new("uint64_t[]", starts)
+    return joined, ffi.new("uint64_t[]", starts)
 
 
 def _memory(engine: Engine, nbytes: int) -> Any:
@@ -151,10 +181,14 @@ def _keep(engine: Engine, memory: Any) -> None:
 
 
 async def _read_whole(path: Path, dir_fd: int | None) -> bytes | OSError:
+    """Of a file that is longer than a chain reads, or that is read in pieces, as in /proc."""
     parts: list[bytes] = []
     position = 0
     try:
         async with await open_direct(path, dir_fd=dir_fd) as file:
+            # What a chain has read of a pipe or a terminal is gone.
+            if not stat.S_ISREG((await file.stat()).st_mode):
+                raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
             while part := await file.read_at(PART_BYTES * 16, position):
                 parts.append(part)
                 position += len(part)
@@ -175,7 +209,7 @@ async def stat_many(
         RingUnavailableError: io_uring cannot be used here.
     """
     engine = current_engine()
-    wanted = list(paths)
+    wanted, names = _encoded(paths)
     await trio.lowlevel.checkpoint_if_cancelled()
     if not wanted:
         await trio.lowlevel.cancel_shielded_checkpoint()
@@ -184,23 +218,30 @@ async def stat_many(
     flags = 0 if follow_symlinks else _AT_SYMLINK_NOFOLLOW
     at = AT_FDCWD if dir_fd is None else dir_fd
     for first in range(0, len(wanted), at_once):
-        found += await _stat_some(engine, wanted[first : first + at_once], at, flags)
+        if found:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        some = slice(first, first + at_once)
+        found += await _stat_some(engine, wanted[some], names[some], at, flags)
     return found
 
 
 async def _stat_some(
-    engine: Engine, paths: Sequence[Path], at: int, flags: int
+    engine: Engine, paths: Sequence[Path], names: Sequence[bytes], at: int, flags: int
 ) -> list[os.stat_result | OSError]:
-    names, starts = _names(paths)
+    joined, starts = _joined(names)
     engine.check_run()
     engine.make_room(len(paths))
     batch = Batch.take(engine, len(paths))
     memory, address = struct_memory("char[]", STATX_BYTES * len(paths))
-    for number in range(len(paths)):
-        sqe = engine.ring.entry(engine.ring.tail + number)
-        place = address + STATX_BYTES * number
-        prep_statx(sqe, at, starts[number], flags, STATX_BASIC_STATS, place, batch.name(number))
-    batch.begin(None, (names, starts, memory))
+    try:
+        for number in range(len(paths)):
+            sqe = engine.ring.entry(engine.ring.tail + number)
+            place = address + STATX_BYTES * number
+            prep_statx(sqe, at, starts[number], flags, STATX_BASIC_STATS, place, batch.name(number))
+    except BaseException:
+        batch.abandon()
+        raise
+    batch.begin(None, (joined, starts, memory))
     if engine.clock_jumps:
         engine.hold_clock(batch)
     await engine.wait_prompt(batch)

@@ -78,6 +78,8 @@ class Record:
     bounded = False
     # Its result, if it is no error, is a descriptor.
     brings_fd = False
+    # Part of it begins when another part has ended.
+    is_linked = False
 
     def __init__(self, user_data: int = IGNORED_ID) -> None:
         self.user_data = user_data
@@ -193,6 +195,11 @@ class Operation:
             self.engine.cancel(self)
 
     @property
+    def is_linked(self) -> bool:
+        """As `Record.is_linked`."""
+        return self.sent is not None
+
+    @property
     def brings_fd(self) -> bool:
         """Its result, if it is no error, is a descriptor."""
         return isinstance(self.pins, BringsFd)
@@ -245,6 +252,8 @@ class Operation:
 
     def recycle(self) -> None:
         """Nobody needs it any more; ``flags`` and ``scratch`` stay until it is used again."""
+        if self.sent is not None:
+            self.engine.sent, self.sent = self.sent, None
         self.task = self.file = self.pins = self.raise_cancel = None
         self.closing = self.bounded = False
         self.user_data = (self.user_data + GENERATION) & USER_DATA_MASK

@@ -60,18 +60,28 @@ int tu_batch_begin(struct tu_ring *ring, struct tu_batch *batch)
     return 0;
 }
 
-struct tu_batch *tu_batch_end_one(struct tu_ring *ring, const struct tu_cqe *cqe)
+void tu_batch_abandon(struct tu_ring *ring, const struct tu_batch *batch)
 {
-    uint32_t number = (uint32_t)(cqe->user_data >> 32) & 0x7FFFFFFF, place = (uint32_t)cqe->user_data;
-    struct tu_batch *batch = number < ring->batches_size ? ring->batches[number] : NULL;
-    if (!batch || place >= batch->count)
+    ring->batches[batch->number] = NULL;
+}
+
+struct tu_batch *tu_batch_of(const struct tu_ring *ring, const struct tu_cqe *cqe)
+{
+    uint32_t number = (uint32_t)(cqe->user_data >> 32) & 0x7FFFFFFF;
+    if (!(cqe->user_data & TU_BATCH_BIT) || number >= ring->batches_size)
         return NULL;
-    batch->results[place] = cqe->res;
+    struct tu_batch *batch = ring->batches[number];
+    return batch && (uint32_t)cqe->user_data < batch->count ? batch : NULL;
+}
+
+int tu_batch_end_one(struct tu_ring *ring, struct tu_batch *batch, const struct tu_cqe *cqe)
+{
+    batch->results[(uint32_t)cqe->user_data] = cqe->res;
     batch->failed += cqe->res < 0;
     if (--batch->left)
-        return NULL;
-    ring->batches[number] = NULL;
-    return batch;
+        return 0;
+    tu_batch_abandon(ring, batch);
+    return 1;
 }
 
 int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch,
@@ -79,7 +89,7 @@ int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, const struct tu_batc
 {
     for (uint32_t place = 0; place < batch->count; place++) {
         if (offsets[place] > INT64_MAX) { /* -1 would be the file position */
-            ring->batches[batch->number] = NULL;
+            tu_batch_abandon(ring, batch);
             return -EINVAL;
         }
     }
@@ -93,22 +103,27 @@ int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, const struct tu_batc
     return 0;
 }
 
-/* A short read breaks a chain, which must not keep the file open: the read is hard-linked. If the
- * open fails, the rest is cancelled: there is nothing to close. */
+/* A read that ends early breaks a chain, which must not keep the file open: reads are hard-linked. If
+ * the open fails, the rest is cancelled: there is nothing to close. A read that ends early is no sign
+ * of the end of a file in /proc: the second one, at the file position, says whether there is more. */
 void tu_batch_files(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch, int dir_fd,
                     const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
-                    uint32_t nbytes)
+                    uint32_t nbytes, uint64_t rest, uint32_t rest_nbytes)
 {
-    for (uint32_t file = 0; 3 * file < batch->count; file++) {
-        uint32_t slot = slots[file], first = 3 * file;
+    for (uint32_t file = 0; 4 * file < batch->count; file++) {
+        uint32_t slot = slots[file], first = 4 * file;
         *entry(ring, tail + first) = (struct tu_sqe){
             .opcode = OP_OPENAT, .flags = F_LINK, .fd = dir_fd, .addr = paths[file],
             .op_flags = flags, .file_index = slot + 1, .user_data = name(batch->number, first)};
         *entry(ring, tail + first + 1) = (struct tu_sqe){
             .opcode = OP_READ, .flags = F_FIXED_FILE | F_HARDLINK, .fd = (int32_t)slot,
-            .addr = memory + (uint64_t)file * nbytes, .len = nbytes,
+            .off = UINT64_MAX, .addr = memory + (uint64_t)file * nbytes, .len = nbytes,
             .user_data = name(batch->number, first + 1)};
         *entry(ring, tail + first + 2) = (struct tu_sqe){
-            .opcode = OP_CLOSE, .file_index = slot + 1, .user_data = name(batch->number, first + 2)};
+            .opcode = OP_READ, .flags = F_FIXED_FILE | F_HARDLINK, .fd = (int32_t)slot,
+            .off = UINT64_MAX, .addr = rest, .len = rest_nbytes,
+            .user_data = name(batch->number, first + 2)};
+        *entry(ring, tail + first + 3) = (struct tu_sqe){
+            .opcode = OP_CLOSE, .file_index = slot + 1, .user_data = name(batch->number, first + 3)};
     }
 }

@@ -533,11 +533,11 @@ static int consume(struct tu_ring *ring, uint8_t *out, uint32_t max, int keep)
             continue;
         int wide = mixed && cqe->flags & TU_CQE_F_32;
         struct tu_cqe of_batch;
-        if (ring->batches && !keep && cqe->user_data & TU_BATCH_BIT) {
+        struct tu_batch *batch = ring->batches && !keep ? tu_batch_of(ring, cqe) : NULL;
+        if (batch) {
             if (ledger)
                 tu_ledger_end(ledger, cqe->user_data);
-            const struct tu_batch *batch = tu_batch_end_one(ring, cqe);
-            if (!batch)
+            if (!tu_batch_end_one(ring, batch, cqe))
                 continue;
             of_batch = (struct tu_cqe){.user_data = batch->user_data, .res = -1};
             at = (const uint8_t *)&of_batch;
@@ -649,20 +649,22 @@ int64_t tu_run_on(struct tu_ring *ring)
     return res;
 }
 
-static const struct tu_cqe *first_cqe(struct tu_ring *ring)
+static const struct tu_cqe *cqe_at(struct tu_ring *ring, uint32_t offset)
 {
-    size_t index = *ring->cq_head & (ring->cq_entries - 1);
+    size_t index = (*ring->cq_head + offset) & (ring->cq_entries - 1);
     return (const struct tu_cqe *)(ring->cqes + index * ring->cqe_bytes);
 }
 
 /* The one CQE that stands for a batch, if all of its operations have ended and there is no other. */
-static int64_t try_batch(struct tu_ring *ring, uint64_t user_data)
+static int64_t try_batch(struct tu_ring *ring, const struct tu_batch *batch, uint64_t user_data)
 {
-    struct tu_cqe cqe;
-    uint32_t number = (uint32_t)(first_cqe(ring)->user_data >> 32) & 0x7FFFFFFF;
-    const struct tu_batch *batch = number < ring->batches_size ? ring->batches[number] : NULL;
-    if (!batch || batch->user_data != user_data || batch->left != cq_ready(ring))
+    uint32_t ready = cq_ready(ring);
+    if (batch->user_data != user_data || batch->left != ready)
         return TU_RES_MIN;
+    for (uint32_t i = 1; i < ready; i++)
+        if (tu_batch_of(ring, cqe_at(ring, i)) != batch)
+            return TU_RES_MIN;
+    struct tu_cqe cqe;
     return consume(ring, (uint8_t *)&cqe, 1, 0) == 1 ? cqe.res : TU_RES_MIN;
 }
 
@@ -676,9 +678,10 @@ static int64_t try_one(struct tu_ring *ring, uint32_t tail, uint64_t user_data)
         rc = enter(ring, 0, 0, TU_ENTER_GETEVENTS, -1);
     if (rc < 0 || !cq_ready(ring))
         return TU_RES_MIN;
-    const struct tu_cqe *cqe = first_cqe(ring);
-    if (ring->batches && cqe->user_data & TU_BATCH_BIT)
-        return try_batch(ring, user_data);
+    const struct tu_cqe *cqe = cqe_at(ring, 0);
+    const struct tu_batch *batch = ring->batches ? tu_batch_of(ring, cqe) : NULL;
+    if (batch)
+        return try_batch(ring, batch, user_data);
     if (cq_ready(ring) != 1 || cqe->user_data != user_data || cqe->flags)
         return TU_RES_MIN;
     int64_t res = cqe->res;

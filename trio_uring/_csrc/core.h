@@ -139,10 +139,13 @@ int tu_batch_begin(struct tu_ring *ring, struct tu_batch *batch);
  * -EINVAL: an offset is negative; nothing was written and the number is free again. */
 int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch,
                        const char *template, const uint64_t *offsets);
-/* Three SQEs for each file: open into its slot, read `nbytes` to the next part of memory, close. */
+/* Four SQEs for each file: open into its slot, read `nbytes` to the next part of memory, read on to
+ * `rest`, close. */
 void tu_batch_files(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch, int dir_fd,
                     const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
-                    uint32_t nbytes);
+                    uint32_t nbytes, uint64_t rest, uint32_t rest_nbytes);
+/* Its SQEs will not be submitted: the number is free again. */
+void tu_batch_abandon(struct tu_ring *ring, const struct tu_batch *batch);
 
 /* Submits without waiting, and consumes the CQE for user_data if it is the only one there and has no
  * flags: its res. Else TU_RES_MIN: it has not ended, or there are CQEs to copy, or nothing was done. */
