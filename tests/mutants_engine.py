@@ -146,6 +146,27 @@ MUTANTS = [
         ("test_slots.py::overtakes",),
     ),
     Mutant(
+        "who_opens_a_file_overtakes",
+        "_file_table.py",
+        "if self._waiters or not self._free:",
+        "if not self._free:",
+        ("test_slots.py::overtakes",),
+    ),
+    Mutant(
+        "a_name_has_no_end",
+        "_engine_slots.py",
+        'path + b"\\0", len(path) + 1)',
+        "path, len(path))",
+        ("test_handle_life.py::mixed_up",),
+    ),
+    Mutant(
+        "a_second_close_does_not_wait",
+        "_handle.py",
+        "            if self._closing:\n",
+        "            if False:\n",
+        ("test_engine_sockets.py::row_40",),
+    ),
+    Mutant(
         "a_withdrawn_waiter_blocks_the_queue",
         "_file_table.py",
         "        self._waiters.remove(waiter)\n        self._serve()",

@@ -61,8 +61,11 @@ class SocketSetup(FixedFile):
         # Bytes that a multishot receive had taken when it was ended.
         self._received: deque[bytes] = deque()
 
+    def _closes_plainly(self) -> bool:
+        return self._companion < 0 and not (self._sole_owner and capabilities().lets_go_late)
+
     async def _empty(self, slot: int) -> None:
-        if self._sole_owner and self._companion < 0 and capabilities().lets_go_late:
+        if self._sole_owner and self._companion < 0:
             # Else the peer sees the end when the kernel lets go of the file, which can be late.
             try:
                 await self._engine.perform(

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The short ways through a handle's life keep what the long ones promise."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+from engine_help import WAIT_S, connect, engine, passes, socket_pair, unix_listener
+
+import trio_uring
+from trio_uring import RingOptions, SlotsExhausted
+from trio_uring._handle import _place
+from trio_uring.testing import adopt_ring
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HERE = re.escape(__file__)
+
+
+def line() -> int:
+    """Of the caller."""
+    return sys._getframe(1).f_lineno
+
+
+# -- open ------------------------------------------------------------------------------------------
+
+
+async def test_the_place_of_a_handle_is_the_line_that_opened_it() -> None:
+    """A file, a socket, a connection, in a scope or not: where the caller's code was."""
+    async with unix_listener() as (listener, address), trio_uring.open_file_scope() as scope:
+        opened = [
+            (await trio_uring.open_direct("/dev/null"), line()),
+            (await scope.open_direct("/dev/null"), line()),
+            (await trio_uring.socket_direct(), line()),
+            (await scope.socket_direct(), line()),
+        ]
+        with connect(address), connect(address):
+            opened += [
+                (await listener.accept_direct(), line()),
+                (await scope.accept_direct(listener), line()),
+            ]
+        for file, expected in opened:
+            assert _place(file._opened_at) == f"{__file__}:{expected}"
+            await file.aclose()
+
+
+async def test_a_dropped_file_warns_of_the_line_that_opened_it() -> None:
+    """The place is in the words of the warning."""
+    file, expected = await trio_uring.open_direct("/dev/null"), line()
+    with pytest.warns(ResourceWarning, match=f"{HERE}:{expected}$"):
+        del file
+        gc.collect()
+    await passes(2)
+
+
+async def test_a_path_may_be_of_any_kind_and_length(tmp_path: Path) -> None:
+    """Text, bytes, path objects, names that are no text; what is too long the kernel refuses."""
+    name = os.fsencode(tmp_path) + b"/\xff\xc3\xa4"
+    with open(name, "wb") as file:
+        file.write(b"content")
+    for path in (name, os.fsdecode(name), tmp_path / os.fsdecode(b"\xff\xc3\xa4")):
+        async with await trio_uring.open_direct(path) as opened:
+            assert await opened.read_at(100, 0) == b"content"
+    for length in (5000, 16383, 16384, 100_000):
+        with pytest.raises(OSError, match="Errno") as failure:
+            await trio_uring.open_direct("x" * length)
+        assert failure.value.errno == errno.ENAMETOOLONG
+    for path in ("/dev/null\0", b"/dev/null\0"):
+        with pytest.raises(ValueError, match="null byte"):
+            await trio_uring.open_direct(path)
+
+
+async def test_names_that_are_opened_at_once_are_not_mixed_up(tmp_path: Path) -> None:
+    """Each operation has its path in memory of its own, until the kernel has read it."""
+    names = [str(number) * (number % 50 + 1) for number in range(100)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+
+    async def read(name: str) -> None:
+        async with await trio_uring.open_direct(tmp_path / name) as file:
+            assert await file.read_at(1000, 0) == name.encode()
+
+    async with trio.open_nursery() as nursery:
+        for name in names:
+            nursery.start_soon(read, name)
+
+
+async def test_arguments_of_open_that_fit_no_entry_cost_no_slot() -> None:
+    """They are refused, the slot is free again, and what is opened next is opened."""
+    adopt_ring(RingOptions(slots_max=1))
+    for flags, mode in ((-1 << 40, 0o666), (0, -1)):
+        with pytest.raises(ValueError, match="does not fit"):
+            await trio_uring.open_direct("/dev/null", flags, mode)
+    async with await trio_uring.open_direct("/dev/null", wait=False):
+        with pytest.raises(SlotsExhausted):
+            await trio_uring.open_direct("/dev/null", wait=False)
+
+
+# -- close -----------------------------------------------------------------------------------------
+
+
+async def test_the_end_of_a_block_waits_for_the_close_that_another_task_began() -> None:
+    """Also where nothing is in flight: a second close is over when the first is."""
+    async with await trio_uring.open_direct("/dev/null") as file:
+        slot = file.slot
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.aclose)
+            while not file.closed:
+                await passes(1)
+            await file.aclose()
+            assert slot not in engine().table._used
+
+
+async def test_a_cancelled_close_is_over_for_who_waits_for_it() -> None:
+    """The second closer is woken, and the slot is free, however the first close ended."""
+    async with socket_pair() as (sock, _):
+        slot = sock.slot
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await sock.aclose()
+        assert scope.cancelled_caught
+        with trio.fail_after(WAIT_S):
+            await sock.aclose()
+        assert slot not in engine().table._used
+
+
+async def test_a_close_is_a_checkpoint() -> None:
+    """Other tasks run meanwhile, and a cancellation is delivered; also the second time."""
+    file = await trio_uring.open_direct("/dev/null")
+    for _ in range(2):
+        with trio.testing.assert_checkpoints():
+            await file.aclose()
+    file = await trio_uring.open_direct("/dev/null")
+    with trio.testing.assert_checkpoints():
+        async with file:
+            pass
