@@ -233,6 +233,35 @@ MUTANTS = [
         ("test_engine_sockets.py::row_61", "test_races.py::recv_that"),
     ),
     Mutant(
+        "a_chunk_costs_a_wait_and_a_checkpoint",
+        "_recv_multishot.py",
+        "            return chunks.popleft()\n        finally:",
+        "            await trio.lowlevel.checkpoint()\n            return chunks.popleft()\n"
+        "        finally:",
+        ("test_handle_life.py::delivered",),
+    ),
+    Mutant(
+        "what_is_there_is_no_checkpoint",
+        "_recv_multishot.py",
+        "                await trio.lowlevel.checkpoint()\n                return chunks.popleft()",
+        "                return chunks.popleft()",
+        ("test_handle_life.py::delivered",),
+    ),
+    Mutant(
+        "who_leaves_a_block_is_not_woken",
+        "_recv_multishot.py",
+        "            if self._leaver is not None:\n                self._leaver.wake()\n\n",
+        "\n",
+        ("test_handle_life.py::left", "test_engine_sockets.py::multishot"),
+    ),
+    Mutant(
+        "a_cancelled_reader_is_woken",
+        "_waiter.py",
+        "        self.task = None\n        return Abort",
+        "        return Abort",
+        ("test_handle_life.py::cancelled",),
+    ),
+    Mutant(
         "chunks_taken_ahead_are_dropped",
         "_recv_multishot.py",
         "socket._received.extend(self._chunks)",

@@ -18,12 +18,36 @@ from engine_help import WAIT_S, connect, engine, passes, socket_pair, unix_liste
 import trio_uring
 from trio_uring import RingOptions, SlotsExhausted
 from trio_uring._handle import _place
-from trio_uring.testing import adopt_ring
+from trio_uring.lowlevel import Op
+from trio_uring.testing import adopt_ring, requires_direct_descriptors, requires_op
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
+pytestmark = [requires_direct_descriptors(), pytest.mark.usefixtures("uring_leak_gate")]
+
+# SEND_ZC came with 6.0, and so did multishot receive.
+takes_ahead = requires_op(Op.SEND_ZC)
 HERE = re.escape(__file__)
+
+
+class Steps(trio.abc.Instrument):
+    """``with``: counts how often the loop lets the current task run."""
+
+    count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Trio's word that a task runs."""
+        self.count += task is self._task
+
+    def __enter__(self) -> Steps:
+        self._task = trio.lowlevel.current_task()
+        trio.lowlevel.add_instrument(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        trio.lowlevel.remove_instrument(self)
 
 
 def line() -> int:
@@ -143,3 +167,69 @@ async def test_a_close_is_a_checkpoint() -> None:
     with trio.testing.assert_checkpoints():
         async with file:
             pass
+
+
+# -- multishot receive -----------------------------------------------------------------------------
+
+
+@takes_ahead
+async def test_what_a_multishot_has_delivered_costs_one_checkpoint_each() -> None:
+    """A chunk that is there is a checkpoint of one step, and so is one that is waited for."""
+    async with socket_pair() as (sock, peer), sock.recv_multishot() as received:
+        peer.send(b"0")
+        assert await received.__anext__() == b"0"
+        for number in b"1234":
+            peer.send(bytes([number]))
+            await passes(3)
+        assert len(received._chunks) == 4
+        for number in b"1234":
+            with Steps() as steps, trio.testing.assert_checkpoints():
+                assert await received.__anext__() == bytes([number])
+            assert steps.count == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_when_blocked, peer)
+            with Steps() as steps, trio.testing.assert_checkpoints():
+                assert await received.__anext__() == b"last"
+            assert steps.count == 1
+
+
+async def send_when_blocked(peer: socket.socket) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    peer.send(b"last")
+
+
+@takes_ahead
+@pytest.mark.parametrize("starved", [False, True], ids=["multishot", "without buffers"])
+async def test_a_multishot_that_is_left_while_its_reader_waits_ends_both(starved: bool) -> None:
+    """The reader is told so, the block waits for it, and the socket can be read again."""
+    async with socket_pair() as (sock, peer):
+        told = False
+
+        async def read() -> None:
+            nonlocal told
+            with pytest.raises(trio.ClosedResourceError):
+                await received.__anext__()
+            told = True
+
+        async with trio.open_nursery() as nursery:
+            async with sock.recv_multishot() as received:
+                received._starved = starved
+                nursery.start_soon(read)
+                await trio.testing.wait_all_tasks_blocked()
+            assert not received._busy
+        assert told
+        peer.send(b"more")
+        assert await sock.recv(10) == b"more"
+
+
+@takes_ahead
+async def test_a_reader_that_is_cancelled_is_not_woken_twice() -> None:
+    """A chunk that comes after the cancellation waits for the next reader."""
+    async with socket_pair() as (sock, peer), sock.recv_multishot() as received:
+        for number in range(20):
+            with trio.move_on_after(0) as scope:
+                await received.__anext__()
+            assert scope.cancelled_caught
+            peer.send(bytes([number]))
+            await passes(number % 4)
+            assert await received.__anext__() == bytes([number])
