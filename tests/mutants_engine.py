@@ -233,6 +233,20 @@ MUTANTS = [
         ("test_engine_sockets.py::row_61", "test_races.py::recv_that"),
     ),
     Mutant(
+        "every_connection_costs_a_pass",
+        "_accept.py",
+        "        connection = self._ready.popleft()\n",
+        "        await trio.lowlevel.checkpoint()\n        connection = self._ready.popleft()\n",
+        ("test_handle_life.py::together",),
+    ),
+    Mutant(
+        "a_connection_that_is_there_is_no_point_of_cancellation",
+        "_accept.py",
+        "        await trio.lowlevel.checkpoint_if_cancelled()\n        # Those",
+        "        # Those",
+        ("test_handle_life.py::who_is_cancelled",),
+    ),
+    Mutant(
         "a_chunk_costs_a_wait_and_a_checkpoint",
         "_recv_multishot.py",
         "            return chunks.popleft()\n        finally:",

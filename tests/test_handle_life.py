@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -17,6 +18,7 @@ from engine_help import WAIT_S, connect, engine, passes, socket_pair, unix_liste
 
 import trio_uring
 from trio_uring import RingOptions, SlotsExhausted
+from trio_uring._accept import AHEAD_MAX
 from trio_uring._handle import _place
 from trio_uring.lowlevel import Op
 from trio_uring.testing import adopt_ring, requires_direct_descriptors, requires_op
@@ -233,3 +235,55 @@ async def test_a_reader_that_is_cancelled_is_not_woken_twice() -> None:
             peer.send(bytes([number]))
             await passes(number % 4)
             assert await received.__anext__() == bytes([number])
+
+
+# -- accept ----------------------------------------------------------------------------------------
+
+
+async def test_connections_that_came_together_are_handed_out_together() -> None:
+    """Of 16 that are there only one lets other tasks run, but that one does; nobody is lost."""
+    count = 3 * AHEAD_MAX
+    async with unix_listener() as (listener, address), trio_uring.open_file_scope() as scope:
+        with contextlib.ExitStack() as stack:
+            for number in range(count):
+                stack.enter_context(connect(address)).send(bytes([number]))
+            async with listener.accept_direct_multishot() as connections:
+                steps = stack.enter_context(Steps())
+                yielded = []
+                for _ in range(count):
+                    before = steps.count
+                    scope.adopt(await connections.__anext__())
+                    yielded.append(steps.count > before)
+        said = [await file.recv(10) for file in scope.files]  # type: ignore[attr-defined]
+        assert sorted(said) == [bytes([number]) for number in range(count)]
+    assert yielded[0]
+    assert sum(yielded) < count // 4
+    assert all(any(yielded[at : at + AHEAD_MAX]) for at in range(count - AHEAD_MAX + 1))
+
+
+async def test_a_connection_that_is_there_is_not_taken_by_who_is_cancelled() -> None:
+    """Each is a point of cancellation; who comes next gets it."""
+    async with unix_listener() as (listener, address):
+        async with listener.accept_direct_multishot() as connections:
+            with connect(address), connect(address) as second:
+                second.send(b"second")
+                await (await connections.__anext__()).aclose()
+                while not connections._ready:
+                    await passes(1)
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await connections.__anext__()
+                assert scope.cancelled_caught
+                async with await connections.__anext__() as connection:
+                    assert await connection.recv(10) == b"second"
+
+
+async def test_a_connection_was_opened_where_the_loop_over_connections_is() -> None:
+    """It comes in the middle of Trio's own code; the user's is where the accepting began."""
+    async with unix_listener() as (listener, address):
+        connections, expected = listener.accept_direct_multishot(), line()
+        async with connections:
+            with connect(address):
+                async with await connections.__anext__() as connection:
+                    assert _place(connection._opened_at) == f"{__file__}:{expected}"
+                    assert (connection.family, connection.type) == (listener.family, listener.type)

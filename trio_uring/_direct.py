@@ -215,7 +215,7 @@ async def register(
         raise
 
 
-def _socket_kind(fd: int) -> dict[str, int] | None:
+def _socket_kind(fd: int) -> dict[str, Any] | None:
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return None
     sock = stdlib_socket.socket(fileno=fd)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ._engine import Engine
     from ._operation import Operation
 
-_OPENAT, _CLOSE = int(Op.OPENAT), int(Op.CLOSE)
+_OPENAT, _CLOSE, _ACCEPT = int(Op.OPENAT), int(Op.CLOSE), int(Op.ACCEPT)
 # opcode flags fd addr len op_flags user_data file_index
 _pack_open = Struct("=BB2xi8xQIIQ4xI16x").pack_into
 _memmove: Any = ffi.memmove
@@ -102,3 +102,27 @@ def begin_close(engine: Engine, slot: int) -> Operation:
         slot + 1,
     )
     return operation
+
+
+def write_accept(engine: Engine, record: Any, file: Any, slot: int) -> None:
+    """accept(2) on a handle into a slot, for a record of the engine's that is no `Operation`."""
+    number = file._checked_number()
+    ring = engine.ring
+    if ring._tail == ring._limit:
+        engine.make_room(1)
+    tail = ring._tail
+    engine.add_record(record)
+    # `_pack_open` has all fields of it, with zeroes for the rest.
+    _pack_open(
+        ring._rows,
+        (tail & ring._mask) << 6,
+        _ACCEPT,
+        file._fixed,
+        number,
+        0,
+        0,
+        0,
+        record.user_data,
+        slot + 1,
+    )
+    ring._tail = (tail + 1) & U32

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ._buffers import ReadableBuffer
     from ._engine import Engine
+    from ._handle import Place
 
 # The connection is gone; a later receive would answer 0, which looks like an orderly end.
 _BROKEN = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
@@ -42,9 +43,17 @@ class SocketSetup(FixedFile):
     """The part of `FixedSocket` that sets up and asks."""
 
     def __init__(
-        self, engine: Engine, slot: int, companion: int = -1, *, family: int, type: int, proto: int
+        self,
+        engine: Engine,
+        slot: int,
+        companion: int = -1,
+        *,
+        family: int,
+        type: int,
+        proto: int,
+        opened_at: Place | None = None,
     ) -> None:
-        super().__init__(engine, slot, companion)
+        super().__init__(engine, slot, companion, opened_at)
         # As in the standard library: a plain number where its enums have no name.
         self.family = _named(stdlib_socket.AddressFamily, family)
         self.type = _named(stdlib_socket.SocketKind, type)
@@ -209,6 +218,8 @@ class SocketSetup(FixedFile):
 
 
 def _named(names: type[_NameT], value: int) -> _NameT:
+    if type(value) is names:
+        return value
     try:
         return names(value)
     except ValueError:
