@@ -87,6 +87,27 @@ MUTANTS = [
         ("test_promises.py::promise_3",),
     ),
     Mutant(
+        "a_task_leaves_its_handle_open",
+        "_scope.py",
+        "            await owner.file.aclose()",
+        "            pass",
+        ("test_handle_life.py::once_and_only",),
+    ),
+    Mutant(
+        "a_task_closes_what_it_gave_away",
+        "_scope.py",
+        "        self.file = file._owner = None",
+        "        file._owner = None",
+        ("test_handle_life.py::once_and_only",),
+    ),
+    Mutant(
+        "a_scope_is_closed_twice_over",
+        "_scope.py",
+        "        if was_empty:  # else",
+        "        if True:  # else",
+        ("test_handle_life.py::one_checkpoint",),
+    ),
+    Mutant(
         "connections_that_nobody_took_stay_open",
         "_accept.py",
         "            while self._ready:",

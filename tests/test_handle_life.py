@@ -9,6 +9,7 @@ import gc
 import os
 import re
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,9 @@ from trio_uring._accept import AHEAD_MAX
 from trio_uring._handle import _place
 from trio_uring.lowlevel import Op
 from trio_uring.testing import adopt_ring, requires_direct_descriptors, requires_op
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 if TYPE_CHECKING:
     import socket
@@ -287,3 +291,54 @@ async def test_a_connection_was_opened_where_the_loop_over_connections_is() -> N
                 async with await connections.__anext__() as connection:
                     assert _place(connection._opened_at) == f"{__file__}:{expected}"
                     assert (connection.family, connection.type) == (listener.family, listener.type)
+
+
+# -- owners ----------------------------------------------------------------------------------------
+
+
+async def test_a_scope_ends_with_one_checkpoint() -> None:
+    """Closing is one, and so is the end of a scope that owns nothing."""
+
+    async def spin() -> None:
+        # While another task can run, every checkpoint is a step.
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spin)
+        for count in range(3):
+            scope = trio_uring.open_file_scope()
+            for _ in range(count):
+                await scope.open_direct("/dev/null")
+            with Steps() as steps, trio.testing.assert_checkpoints():
+                await scope.aclose()
+            assert steps.count == max(count, 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_task_closes_its_handle_once_and_only_while_it_owns_it() -> None:
+    """What it closed or gave away is not its own any more; else it is closed, also after errors."""
+    async with trio_uring.open_file_scope() as other:
+
+        async def close(file: trio_uring.FixedFile) -> None:
+            await file.aclose()
+
+        async def give_away(file: trio_uring.FixedFile) -> None:
+            file.move_to(other)
+
+        async def keep(file: trio_uring.FixedFile) -> None:
+            pass
+
+        async def fail(file: trio_uring.FixedFile) -> None:
+            raise KeyError
+
+        for task in (close, give_away, keep, fail):
+            file = await other.open_direct("/dev/null")
+            expected = pytest.raises(BaseExceptionGroup) if task is fail else nullcontext()
+            with expected:
+                async with trio_uring.open_nursery() as nursery:
+                    nursery.start_soon_with(file, task)
+                    assert file not in other.files
+            assert file.closed == (task is not give_away)
+            assert other.files == ((file,) if task is give_away else ())
+            await file.aclose()

@@ -17,7 +17,7 @@ import os
 import sys
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -40,6 +40,13 @@ if TYPE_CHECKING:
 
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
+
+
+class Owner(Protocol):
+    """What closes a handle: a scope, or a task."""
+
+    def _forget(self, file: Any) -> None:
+        """The handle is closed or has another owner."""
 
 
 class Handle(trio.abc.AsyncResource):
@@ -65,7 +72,7 @@ class Handle(trio.abc.AsyncResource):
         self._sole_owner = True
         self._engine = engine
         self._in_flight = 0
-        self._owner: FileScope | None = None
+        self._owner: Owner | None = None
         self._opened_at = opened_at or _caller()
         engine.files[slot] = weakref.ref(self)
         self._slot = slot
