@@ -498,6 +498,12 @@ async def test_records_are_used_again(driver: str, monkeypatch: pytest.MonkeyPat
             await file.read_at(100_000, 0)
             await file.readinto_at(buffer, 0)
             await file.read_many(buffer, [0, 1])
+            await trio_uring.read_files(["/dev/null"])
+            async with await trio_uring.open_direct("/dev/null"):
+                pass
+            with pytest.raises(FileNotFoundError):
+                await trio_uring.open_direct("/nowhere")
+            await (await trio_uring.socket_direct()).aclose()
             theirs.send(b"data")
             await ours.recv(10)
             theirs.send(b"data")

@@ -385,8 +385,9 @@ async def test_promise_4_the_slot_leaves_the_handle_when_closing_starts() -> Non
         nursery.start_soon(expect_closed, sock)
         await passes(2)
         nursery.start_soon(sock.aclose)
-        while not sock.closed:
-            await passes(1)
+        with trio.fail_after(WAIT_S):
+            while not sock.closed:
+                await passes(1)
         assert sock.slot == -1
         await expect_closed(sock)
 

@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "L3 engine": (
         *("_options", "_statistics", "_driver", "_capabilities", "_operation", "_engine*"),
-        *("_shared_buffers", "_slots", "_hot", "_batch", "_locked_buffer"),
+        *("_shared_buffers", "_slots", "_hot", "_batch", "_locked_buffer", "_waiter"),
         *("_adopted", "_hosted", "_clock_holder", "_current", "_run", "_every_run"),
     ),
     "L4 handles": (

@@ -19,9 +19,12 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._capabilities import capabilities
+from ._engine_slots import write_accept
+from ._handle import _caller
 from ._operation import CANCELLED, Record
-from ._prep import prep_accept, prep_accept_direct
+from ._prep import prep_accept
 from ._slots import reserve
+from ._waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,12 +75,15 @@ class AcceptedConnections:
 
     def __init__(self, listener: FixedSocket) -> None:
         self.listener = listener
+        self._opened_at = _caller()
         self._engine = listener._engine
         self._direct = capabilities().install
         self._accepts: set[_Accept] = set()
         self._ready: deque[FixedSocket] = deque()
         self._error: OSError | None = None
-        self._parked = trio.lowlevel.ParkingLot()
+        # The task in __anext__, and the one that leaves the block.
+        self._taker = Waiter(self._engine)
+        self._leaver = Waiter(self._engine)
         # What a task that waits for a slot here wants to be told: the end of this, or of the
         # listener.
         self._waiting_for_slot: set[Callable[[], None]] = set()
@@ -99,7 +105,7 @@ class AcceptedConnections:
     async def __aexit__(self, *exc_info: object) -> None:
         self._ended = True
         self._engine.table.when_scarce.discard(self._yield_slots)
-        self._parked.unpark_all()  # another task, that is in __anext__
+        self._taker.wake()
         for end in list(self._waiting_for_slot):
             end()
         for accept in self._accepts:
@@ -107,7 +113,7 @@ class AcceptedConnections:
         # Cancelled accepts end at once; what they still bring is closed with the rest.
         with trio.CancelScope(shield=True):
             while self._accepts:
-                await self._parked.park()
+                await self._leaver.wait()
             while self._ready:
                 await trio.aclose_forcefully(self._ready.pop())
 
@@ -129,12 +135,9 @@ class AcceptedConnections:
 
     async def _next(self) -> FixedSocket:
         await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
-            if self._ready:
-                connection = self._ready.popleft()
-                self._take_ahead()
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return connection
+        # Those that are there are handed out without a pass of the loop for each, which costs more
+        # than all that is done with a short connection. More than AHEAD_MAX only come in a pass.
+        while not self._ready:
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
@@ -143,8 +146,11 @@ class AcceptedConnections:
                 [slot] = await reserve(self._engine, until_closed=self._until_closed)
                 self._submit(slot)
             self._take_ahead()
-            await self._parked.park()
+            await self._taker.wait()
             self._check_open()
+        connection = self._ready.popleft()
+        self._take_ahead()
+        return connection
 
     def _check_open(self) -> None:
         if self._ended:
@@ -171,17 +177,16 @@ class AcceptedConnections:
         engine, listener = self._engine, self.listener
         try:
             self._check_open()
-            number = listener._checked_number()
             accept = _Accept(self, slot)
-            sqe = engine.own_sqe()
+            if self._direct:
+                write_accept(engine, accept, listener, slot)
+            else:
+                number, sqe = listener._checked_number(), engine.own_sqe()
+                engine.add_record(accept)
+                prep_accept(sqe, number, 0, 0, _SOCK_CLOEXEC, accept.user_data, listener._fixed)
         except BaseException:
             engine.release_slot(slot)
             raise
-        engine.add_record(accept)
-        if self._direct:
-            prep_accept_direct(sqe, number, 0, 0, 0, slot, accept.user_data, listener._fixed)
-        else:
-            prep_accept(sqe, number, 0, 0, _SOCK_CLOEXEC, accept.user_data, listener._fixed)
         listener._in_flight += 1
         self._accepts.add(accept)
 
@@ -192,7 +197,8 @@ class AcceptedConnections:
         self._accepts.discard(accept)
         if res >= 0:
             try:
-                connection = self.listener._accepted(accept.slot, -1 if self._direct else res)
+                fd = -1 if self._direct else res
+                connection = self.listener._accepted(accept.slot, fd, self._opened_at)
             except OSError as exc:
                 engine.release_slot(accept.slot)
                 self._error = exc
@@ -203,4 +209,5 @@ class AcceptedConnections:
             if -res not in _OTHERS_FAULT and res not in CANCELLED:
                 self._error = OSError(-res, os.strerror(-res))
         self.listener._operation_ended()
-        self._parked.unpark_all()
+        self._taker.wake()
+        self._leaver.wake()

@@ -28,14 +28,14 @@ class Capabilities:
     """Direct descriptors at all (5.15)."""
     lets_go_late: bool
     """A closed slot's file lives on while an operation on another slot is in flight (to 6.12)."""
+    install: bool = attrs.field(
+        init=False,
+        default=attrs.Factory(lambda self: Op.FIXED_FD_INSTALL in self.ops, takes_self=True),
+    )
+    """A slot can become an ordinary descriptor (6.8): whatever a slot cannot do, that can.
 
-    @property
-    def install(self) -> bool:
-        """A slot can become an ordinary descriptor (6.8): whatever a slot cannot do, that can.
-
-        Without it the files of handles are in ordinary descriptors, and slots are only counted.
-        """
-        return Op.FIXED_FD_INSTALL in self.ops
+    Without it the files of handles are in ordinary descriptors, and slots are only counted.
+    """
 
 
 @functools.cache

@@ -22,18 +22,17 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._abi import AT_FDCWD
-from ._buffers import c_path
+from ._buffers import struct_memory
 from ._capabilities import capabilities
 from ._current import current_engine
+from ._engine_slots import begin_open, path_bytes, take_slot
 from ._fixed_file import FixedFile
 from ._fixed_socket import FixedSocket
 from ._operation import BringsFd
-from ._prep import prep_openat, prep_openat_direct, prep_socket_direct
+from ._prep import prep_openat, prep_socket_direct
 from ._slots import fill_slot, reserve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ._buffers import Path
     from ._engine import Engine
 
@@ -63,18 +62,27 @@ async def open_direct(
         RingUnavailableError: io_uring or direct descriptors cannot be used here (Linux 5.15).
     """
     engine = current_engine()
-    pin, address = c_path(path)
+    encoded = path_bytes(path)
     at = AT_FDCWD if dir_fd is None else dir_fd
-    [taken] = await reserve(engine, slot=slot, wait=wait)
+    taken = take_slot(engine) if slot is None else -1
+    if taken < 0:
+        [taken] = await reserve(engine, slot=slot, wait=wait)
     try:
-        if capabilities().install:
-            # K15: with O_CLOEXEC the kernel refuses a slot.
-            flags &= ~os.O_CLOEXEC
-            await _open(engine, prep_openat_direct, at, address, flags, mode, taken, pin=pin)
-            return FixedFile(engine, taken)
-        flags |= os.O_CLOEXEC
-        fd = await _open(engine, prep_openat, at, address, flags, mode, pin=BringsFd(pin))
-        return FixedFile(engine, taken, fill_slot(engine, taken, fd))
+        if not capabilities().install:
+            fd = await _open_outside(engine, at, encoded, flags | os.O_CLOEXEC, mode)
+            return FixedFile(engine, taken, fill_slot(engine, taken, fd))
+        # K15: with O_CLOEXEC the kernel refuses a slot.
+        flags &= ~os.O_CLOEXEC
+        operation = begin_open(engine, at, encoded, flags, mode, taken)
+        if engine.clock_jumps:
+            engine.hold_clock(operation)
+        try:
+            await engine.wait_prompt(operation)
+        except OSError as exc:
+            if not _must_wait(exc, flags):
+                raise
+            await engine.wait(begin_open(engine, at, encoded, flags, mode, taken, _ASYNC))
+        return FixedFile(engine, taken)
     except OSError as exc:
         engine.release_slot(taken)
         # As os.open has it. The traceback needs no second exception.
@@ -84,24 +92,25 @@ async def open_direct(
         raise
 
 
-async def _open(
-    engine: Engine,
-    prep: Callable[..., None],
-    at: int,
-    address: int,
-    flags: int,
-    *mode_and_slot: int,
-    pin: Any,
-) -> int:
-    args = (at, address, flags, *mode_and_slot)
+def _must_wait(exc: OSError, flags: int) -> bool:
+    """A FIFO that has no reader yet.
+
+    io_uring tries with O_NONBLOCK first, which is answered with ENXIO. A worker thread opens it as
+    it was asked to, and waits.
+    """
+    return exc.errno == errno.ENXIO and bool(flags & os.O_WRONLY) and not flags & os.O_NONBLOCK
+
+
+async def _open_outside(engine: Engine, at: int, path: bytes, flags: int, mode: int) -> int:
+    """An ordinary descriptor, where slots are only counted."""
+    memory, address = struct_memory("char[]", path)
+    args, pins = (at, address, flags, mode), BringsFd(memory)
     try:
-        return await engine.perform(prep, *args, pins=pin)
+        return await engine.perform(prep_openat, *args, pins=pins)
     except OSError as exc:
-        # io_uring tries with O_NONBLOCK first, and a FIFO without a reader answers that with ENXIO.
-        # A worker thread opens it as it was asked to, and waits.
-        if exc.errno != errno.ENXIO or not flags & os.O_WRONLY or flags & os.O_NONBLOCK:
+        if not _must_wait(exc, flags):
             raise
-        return await engine.perform(prep, *args, pins=pin, bounded=False, flags=_ASYNC)
+        return await engine.perform(prep_openat, *args, pins=pins, bounded=False, flags=_ASYNC)
 
 
 @enable_ki_protection
@@ -206,7 +215,7 @@ async def register(
         raise
 
 
-def _socket_kind(fd: int) -> dict[str, int] | None:
+def _socket_kind(fd: int) -> dict[str, Any] | None:
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return None
     sock = stdlib_socket.socket(fileno=fd)

@@ -75,6 +75,14 @@ class FileTable:
             return None
         return self._take(count)
 
+    def take_one(self) -> int:
+        """One slot, or -1: it is not free or others came first."""
+        if self._waiters or not self._free:
+            return -1
+        slot = self._free.popleft()
+        self._used.add(slot)
+        return slot
+
     def _take(self, count: int) -> list[int]:
         slots = [self._free.popleft() for _ in range(count)]
         self._used.update(slots)
@@ -111,11 +119,14 @@ class FileTable:
 
     def release(self, slot: int) -> None:
         """The slot is empty and no SQE names it any more."""
-        self._used.discard(slot)
-        self._quarantined.discard(slot)
+        if slot in self._used:
+            self._used.remove(slot)
+        else:
+            self._quarantined.discard(slot)
         if slot >= self.slots_manual:
             self._free.append(slot)
-            self._serve()
+            if self._waiters:
+                self._serve()
 
     def release_all(self, slots: list[int]) -> None:
         """`release` of slots that were taken together; none of the manual part."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ._buffers import ReadableBuffer
+    from ._handle import Place
     from ._operation import Operation
 
 
@@ -86,11 +87,17 @@ class FixedSocket(SocketReceive):
             engine.release_slot(taken)
             raise
 
-    def _accepted(self, slot: int, fd: int = -1) -> FixedSocket:
+    def _accepted(self, slot: int, fd: int = -1, opened_at: Place | None = None) -> FixedSocket:
         """The handle of a connection that is in its slot, or has come as an ordinary descriptor."""
         companion = fill_slot(self._engine, slot, fd) if fd >= 0 else -1
         return FixedSocket(
-            self._engine, slot, companion, family=self.family, type=self.type, proto=self.proto
+            self._engine,
+            slot,
+            companion,
+            family=self.family,
+            type=self.type,
+            proto=self.proto,
+            opened_at=opened_at,
         )
 
     def accept_direct_multishot(self) -> AcceptedConnections:
@@ -99,6 +106,9 @@ class FixedSocket(SocketReceive):
         Connections are taken ahead of the loop while slots are free; with none, clients wait in the
         backlog. A connection belongs to whoever got it from the loop; those that nobody got are
         closed at the end of the block.
+
+        Connections that come together are handed out together: of up to 16 that are there only the
+        first lets other tasks run. Each is a point of cancellation.
         """
         return AcceptedConnections(self)
 

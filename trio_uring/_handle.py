@@ -17,30 +17,53 @@ import os
 import sys
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._engine_slots import begin_close
 from ._errors import SubmissionQueueFull
 from ._operation import BringsFd
-from ._prep import prep_close_direct, prep_fixed_fd_install
+from ._prep import prep_fixed_fd_install
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import CodeType, CoroutineType, TracebackType
+    from typing import TypeAlias
 
     from typing_extensions import Self
 
     from ._engine import Engine
     from ._scope import FileScope
 
+    Place: TypeAlias = tuple[CodeType, int]
+
+
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
+
+
+class Owner(Protocol):
+    """What closes a handle: a scope, or a task."""
+
+    def _forget(self, file: Any) -> None:
+        """The handle is closed or has another owner."""
+
 
 class Handle(trio.abc.AsyncResource):
     """What all handles have in common; `FixedFile` adds the operations."""
 
-    def __init__(self, engine: Engine, slot: int, companion: int = -1) -> None:
+    _slot = -1  # until all is set, for __del__
+    # A close has begun and is not over.
+    _closing = False
+    # Somebody waits for all operations to end, or for the close to be over.
+    _drained: trio.Event | None = None
+    _closed: trio.Event | None = None
+    _quarantined = -1
+
+    def __init__(
+        self, engine: Engine, slot: int, companion: int = -1, opened_at: Place | None = None
+    ) -> None:
         # Private: the openers are the only way to get one.
-        self._slot = -1  # until all is set, for __del__
         # Where slots cannot be used (`Capabilities.install`) the file is in an ordinary descriptor.
         self._companion = companion
         self._number = companion if companion >= 0 else slot
@@ -49,11 +72,8 @@ class Handle(trio.abc.AsyncResource):
         self._sole_owner = True
         self._engine = engine
         self._in_flight = 0
-        self._owner: FileScope | None = None
-        self._drained: trio.Event | None = None
-        self._closed: trio.Event | None = None
-        self._quarantined = -1
-        self._opened_at = _caller()
+        self._owner: Owner | None = None
+        self._opened_at = opened_at or _caller()
         engine.files[slot] = weakref.ref(self)
         self._slot = slot
 
@@ -115,34 +135,53 @@ class Handle(trio.abc.AsyncResource):
         tasks. Closing twice does nothing. If this is cancelled the file is closed all the same.
         """
         if self._slot < 0:
-            if self._closed is not None:
+            if self._closing:
+                if self._closed is None:
+                    self._closed = trio.Event()
                 await self._closed.wait()
             await trio.lowlevel.checkpoint()
             return
         engine = self._engine
         engine.check_run()
         slot = self._start_closing()
-        self._end_waits()
-        self._closed = trio.Event()
+        self._closing = True
         try:
+            self._end_waits()
             if self._in_flight:
                 self._drained = trio.Event()
                 engine.cancel_operations_of(self)
                 await self._drained.wait()
-            await self._empty(slot)
+            if self._closes_plainly():
+                operation = begin_close(engine, slot)
+                if engine.clock_jumps:
+                    engine.hold_clock(operation)
+                await engine.wait_prompt(operation)
+            else:
+                await self._empty(slot)
         except BaseException:
             self._empty_at_once(slot)
             raise
         finally:
-            self._closed.set()
+            self._closing = False
+            if self._closed is not None:
+                self._closed.set()
         engine.table.release(slot)
 
+    # As `trio.abc.AsyncResource` has it, without a coroutine of its own.
+    def __aexit__(self, *exc_info: object) -> CoroutineType[Any, Any, None]:
+        return self.aclose()  # type: ignore[return-value]
+
+    def _closes_plainly(self) -> bool:
+        """Nothing but the close operation is needed."""
+        return self._companion < 0
+
     async def _empty(self, slot: int) -> None:
+        """Where more is needed."""
         if self._companion >= 0:
             await trio.lowlevel.checkpoint()
             self._close_companion()
         else:
-            await self._engine.perform(prep_close_direct, slot)
+            await self._engine.wait_prompt(begin_close(self._engine, slot))
 
     def _close_companion(self) -> None:
         companion, self._companion = self._companion, -1
@@ -187,7 +226,7 @@ class Handle(trio.abc.AsyncResource):
 
     def _abandoned_by_run(self) -> None:
         """The run is over and its ring closes, and the table with it."""
-        text = f"{self!r} opened at {self._opened_at} was still open when its run ended"
+        text = f"{self!r} opened at {_place(self._opened_at)} was still open when its run ended"
         self._start_closing()
         if self._companion >= 0:
             self._close_companion()
@@ -199,7 +238,7 @@ class Handle(trio.abc.AsyncResource):
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         # May run anywhere, in any thread, at interpreter exit: never touches the ring.
-        slot = getattr(self, "_slot", -1)
+        slot = self._slot
         if slot < 0 or self._engine.closed:
             return
         engine = self._engine
@@ -209,7 +248,7 @@ class Handle(trio.abc.AsyncResource):
         self._slot = -1
         try:
             _warn(
-                f"unclosed {type(self).__name__} (slot {slot}) opened at {self._opened_at}",
+                f"unclosed {type(self).__name__} (slot {slot}) opened at {_place(self._opened_at)}",
                 ResourceWarning,
                 stacklevel=2,
             )
@@ -289,11 +328,20 @@ class _UnraisableHookArgs(NamedTuple):
     object: object
 
 
-def _caller() -> str:
-    """Where the code outside of this package is that is opening a handle."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
-        "trio_uring."
-    ):
+def _caller() -> Place:
+    """Where the code outside of this package is that is opening a handle.
+
+    For a warning that is rarely given: `_place` finds the line then.
+    """
+    # Not before this one: it is that of a function which made the handle.
+    frame = sys._getframe(3)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return frame.f_code, frame.f_lasti
+
+
+def _place(place: Place) -> str:
+    """File and line."""
+    code, instruction = place
+    lines = (line for start, end, line in code.co_lines() if start <= instruction < end)
+    return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"

@@ -21,6 +21,7 @@ from ._abi import Op
 from ._capabilities import capabilities
 from ._operation import BUFFER_SELECT, CANCELLED, F_BUFFER, F_MORE, Record
 from ._prep import prep_recv_multishot
+from ._waiter import Waiter
 
 if TYPE_CHECKING:
     from ._socket_receive import SocketReceive
@@ -40,7 +41,9 @@ class ReceivedData(Record):
         self._armed = False
         self._cancelling = False
         self._end: int | None = None
-        self._parked = trio.lowlevel.ParkingLot()
+        # The task in __anext__, and the one that leaves the block.
+        self._reader = Waiter(self._engine)
+        self._leaver: Waiter | None = None
         self._entered = False
         self._ended = False
         self._busy = False
@@ -64,12 +67,14 @@ class ReceivedData(Record):
     async def __aexit__(self, *exc_info: object) -> None:
         self._ended = True
         self._once.cancel()
-        self._parked.unpark_all()  # another task, that is in __anext__
+        self._reader.wake()
         if self._armed:
             self._engine.cancel(self)
-        with trio.CancelScope(shield=True):
-            while self._armed or self._busy:
-                await self._parked.park()
+        if self._armed or self._busy:
+            self._leaver = Waiter(self._engine)
+            with trio.CancelScope(shield=True):
+                while self._armed or self._busy:
+                    await self._leaver.wait()
         socket = self.file
         socket._received.extend(self._chunks)
         socket._receiving = False
@@ -86,29 +91,37 @@ class ReceivedData(Record):
         if self._busy:
             raise trio.BusyResourceError("another task is waiting for data")
         self._engine.check_run()
+        chunks = self._chunks
         self._busy = True
         try:
-            return await self._next()
+            if chunks:
+                await trio.lowlevel.checkpoint()
+                return chunks.popleft()
+            while not chunks:
+                if not self._armed:
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    if not self._begin_again():
+                        return await self._receive_once()
+                # The only checkpoint: to wait is one.
+                await self._reader.wait()
+                if self._ended:
+                    raise trio.ClosedResourceError("the async with block has ended")
+            return chunks.popleft()
         finally:
             self._busy = False
-            self._parked.unpark_all()  # the task that leaves the block, if one does
+            if self._leaver is not None:
+                self._leaver.wake()
 
-    async def _next(self) -> bytes:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while not self._chunks:
-            if self._end is not None:
-                self._raise_end(self._end)
-            self.file._checked_slot()
-            if self._starved or not self._supported or self._engine.shared_buffers() is None:
-                self._starved = False
-                return await self._receive_once()
-            if not self._armed:
-                self._arm()
-            await self._parked.park()
-            if self._ended:
-                raise trio.ClosedResourceError("the async with block has ended")
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return self._chunks.popleft()
+    def _begin_again(self) -> bool:
+        """Raises what has ended it, or arms it again, or says that it cannot be."""
+        if self._end is not None:
+            self._raise_end(self._end)
+        self.file._checked_slot()
+        if self._starved or not self._supported or self._engine.shared_buffers() is None:
+            self._starved = False
+            return False
+        self._arm()
+        return True
 
     async def _receive_once(self) -> bytes:
         """Where there is no multishot receive, or no buffer for it."""
@@ -152,10 +165,17 @@ class ReceivedData(Record):
     def complete(self, res: int, flags: int) -> None:
         """A CQE of the multishot."""
         engine = self._engine
+        chunks = self._chunks
+        if res > 0 and flags & F_MORE and len(chunks) < CHUNKS_MAX - 1:
+            # Nearly all are of this kind; its buffer is a shared one.
+            chunks.append(engine.buffers.take(flags, res))  # type: ignore[union-attr]
+            self._reader.wake()
+            return
         if flags & F_BUFFER and engine.buffers is not None:
-            data = engine.buffers.take(flags, max(res, 0))
             if res > 0:
-                self._chunks.append(data)
+                chunks.append(engine.buffers.take(flags, res))
+            else:
+                engine.return_buffer(flags)
         if not flags & F_MORE:
             self._armed = False
             engine.remove_record(self)
@@ -169,8 +189,10 @@ class ReceivedData(Record):
             elif res < 0:
                 self._end = res
             self.file._operation_ended()
-        elif len(self._chunks) >= CHUNKS_MAX and not self._cancelling:
+        elif len(chunks) >= CHUNKS_MAX and not self._cancelling:
             self._cancelling = True
             engine.cancel(self)
-        if self._chunks or not self._armed:
-            self._parked.unpark_all()
+        if chunks or not self._armed:
+            self._reader.wake()
+            if self._leaver is not None:
+                self._leaver.wake()

@@ -149,12 +149,14 @@ class FileScope(trio.abc.AsyncResource):
         Raises:
             ExceptionGroup: what the closes raised.
         """
+        was_empty = not self._files
         errors = await self._close_all()
         if len(errors) == 1 and isinstance(errors[0], trio.Cancelled):
             raise errors[0]
         if errors:
             raise BaseExceptionGroup("closing the handles of a scope", errors)
-        await trio.lowlevel.checkpoint()
+        if was_empty:  # else closing was a checkpoint
+            await trio.lowlevel.checkpoint()
 
     async def _close_all(self) -> list[BaseException]:
         """Closes everything; returns what that raised, a cancellation only once."""
@@ -236,21 +238,40 @@ class FileNursery(FileScope):
                 f"an async function is needed, not {async_fn!r}; pass its arguments after it"
             )
         file._checked_slot()
-        scope = FileScope()
+        file._engine.check_run()
+        owner = _TaskOwner(file)
         run: Any = _run_with
-        self.nursery.start_soon(run, scope, async_fn, file, args, name=name or async_fn)
-        scope.adopt(file)
+        self.nursery.start_soon(run, owner, async_fn, file, args, name=name or async_fn)
+        if file._owner is not None:
+            file._owner._forget(file)
+        file._owner = owner
+
+
+class _TaskOwner:
+    """A task that owns one handle: what `FileScope` is to many."""
+
+    __slots__ = ("file",)
+
+    def __init__(self, file: Handle) -> None:
+        self.file: Handle | None = file
+
+    def _forget(self, file: Handle) -> None:
+        """As `FileScope._forget`."""
+        self.file = file._owner = None
 
 
 @enable_ki_protection
 async def _run_with(
-    scope: FileScope,
+    owner: _TaskOwner,
     async_fn: Callable[..., Awaitable[object]],
     file: FixedFile,
     args: tuple[Any, ...],
 ) -> None:
-    async with scope:
+    try:
         await _run_interruptible(async_fn, file, args)
+    finally:
+        if owner.file is not None:
+            await owner.file.aclose()
 
 
 @disable_ki_protection

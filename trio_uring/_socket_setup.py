@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ._buffers import ReadableBuffer
     from ._engine import Engine
+    from ._handle import Place
 
 # The connection is gone; a later receive would answer 0, which looks like an orderly end.
 _BROKEN = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
@@ -42,9 +43,17 @@ class SocketSetup(FixedFile):
     """The part of `FixedSocket` that sets up and asks."""
 
     def __init__(
-        self, engine: Engine, slot: int, companion: int = -1, *, family: int, type: int, proto: int
+        self,
+        engine: Engine,
+        slot: int,
+        companion: int = -1,
+        *,
+        family: int,
+        type: int,
+        proto: int,
+        opened_at: Place | None = None,
     ) -> None:
-        super().__init__(engine, slot, companion)
+        super().__init__(engine, slot, companion, opened_at)
         # As in the standard library: a plain number where its enums have no name.
         self.family = _named(stdlib_socket.AddressFamily, family)
         self.type = _named(stdlib_socket.SocketKind, type)
@@ -61,8 +70,11 @@ class SocketSetup(FixedFile):
         # Bytes that a multishot receive had taken when it was ended.
         self._received: deque[bytes] = deque()
 
+    def _closes_plainly(self) -> bool:
+        return self._companion < 0 and not (self._sole_owner and capabilities().lets_go_late)
+
     async def _empty(self, slot: int) -> None:
-        if self._sole_owner and self._companion < 0 and capabilities().lets_go_late:
+        if self._sole_owner and self._companion < 0:
             # Else the peer sees the end when the kernel lets go of the file, which can be late.
             try:
                 await self._engine.perform(
@@ -206,6 +218,8 @@ class SocketSetup(FixedFile):
 
 
 def _named(names: type[_NameT], value: int) -> _NameT:
+    if type(value) is names:
+        return value
     try:
         return names(value)
     except ValueError:
