@@ -143,6 +143,8 @@ class FixedSocket(SocketReceive):
         Returns what was received, ``b""`` at the end of the stream. Cancelled, it has received
         nothing; of ``data`` nobody knows how much was sent, as with `send_all`.
         """
+        if type(bufsize) is not int:
+            bufsize = index(bufsize)
         engine = self._engine
         buffers = engine.buffers
         if (
@@ -194,7 +196,7 @@ class FixedSocket(SocketReceive):
         return await self.recv(bufsize)
 
     async def _exchange_in_turn(self, data: ReadableBuffer, bufsize: int) -> bytes:
-        bufsize = _length(index(bufsize))
+        bufsize = _length(bufsize)
         self._start_receiving()  # nobody else may, meanwhile
         try:
             await self.send_all(data)
