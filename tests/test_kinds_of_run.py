@@ -107,7 +107,7 @@ def test_the_environment_can_ask_for_the_hosted_driver(monkeypatch: pytest.Monke
 WITHOUT = """
 import errno, sys, warnings
 import refusing
-if not refusing.refuse(refusing.NUMBERS["io_uring_setup"], errno.EPERM):
+if not refusing.refuse(refusing.NUMBERS[sys.argv[1]], errno.EPERM):
     sys.exit(77)
 import run_modes, trio, trio_uring
 trio.run = run_modes.trio_run
@@ -142,9 +142,10 @@ except trio_uring.RingUnavailableError as exc:
 """
 
 
-def test_without_io_uring_a_run_is_refused_or_falls_back_with_one_warning() -> None:
+@pytest.mark.parametrize("call", ["io_uring_setup", "io_uring_enter", "io_uring_register"])
+def test_without_io_uring_a_run_is_refused_or_falls_back_with_one_warning(call: str) -> None:
     """fallback=True: plain Trio, told once and why; handles raise what the run would have."""
-    done = run_python(WITHOUT, check=False)
+    done = run_python(WITHOUT, call, check=False)
     if done.returncode == 77:
         pytest.skip("seccomp cannot be used here")
     assert (done.returncode, done.stdout, done.stderr) == (0, "over\n", "")

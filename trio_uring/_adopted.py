@@ -39,6 +39,7 @@ from trio._core import _run
 
 from . import _hot
 from ._clock_holder import ClockHolder
+from ._errors import WrongThreadError
 from ._operation import EPOLL_ID, Record
 from ._prep import prep_poll_add
 
@@ -217,6 +218,10 @@ class AdoptedDriver(Record):
         """The run ends, or a guest run was abandoned and is collected, in whatever thread."""
         try:
             self.engine.close()
+        except WrongThreadError:
+            # The end of the interpreter closes rings, too, and its thread is at it now.
+            if get_ident() == self._thread:
+                raise
         finally:
             if self._eventfd >= 0:
                 os.close(self._eventfd)

@@ -8,12 +8,15 @@ from array import array
 from typing import TYPE_CHECKING
 
 from ._abi import EnterFlag, SetupFlag, SqFlag
-from ._lib import ffi, lib
+from ._lib import NULL, ffi, lib
 from ._queue import U32
 from ._ring import Ring
+from ._unavailable import unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Self
 
     from ._sqe import Sqe
 
@@ -29,6 +32,8 @@ SETUP_LADDER = (
 )
 
 
+# Of io_uring_register(2): answered with EINVAL, unless something refuses the call itself.
+_NO_OPCODE = 0x7FFF
 _NEEDS_ENTER = int(SqFlag.CQ_OVERFLOW | SqFlag.TASKRUN)
 _LOUD = memoryview(array("I", [_NEEDS_ENTER]))
 
@@ -48,11 +53,25 @@ class EngineRing(Ring):
         """A ring with the best flags that the kernel knows."""
         for flags in SETUP_LADDER:
             try:
-                return cls(sq_entries, flags, cq_entries=cq_entries)
+                ring = cls(sq_entries, flags, cq_entries=cq_entries)
             except OSError as exc:
                 if exc.errno != errno.EINVAL or not flags:
                     raise
+            else:
+                return ring._checked()
         raise AssertionError("unreachable")
+
+    def _checked(self) -> Self:
+        """Itself, if it may be entered: a filter may permit io_uring_setup(2) and nothing else."""
+        codes = (
+            lib.tu_enter(self._ring, 0, 0, 0, -1),
+            lib.tu_register(self._ring, _NO_OPCODE, NULL, 0),
+        )
+        for code in codes:
+            if code in (-errno.EPERM, -errno.EACCES, -errno.ENOSYS):
+                self.close(timeout=0)
+                raise unavailable(code)
+        return self
 
     def _abandon_in_child(self) -> None:
         super()._abandon_in_child()
