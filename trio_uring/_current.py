@@ -86,9 +86,10 @@ def _warn_unknown_trio() -> None:
 
 
 def current_statistics() -> RingStatistics:
-    """What the ring of the current run is doing.
+    """What the ring of the current run is doing; it is made if there is none.
 
     Raises:
         RuntimeError: not in a Trio run.
+        RingUnavailableError: io_uring cannot be used here.
     """
     return statistics_of(current_engine())

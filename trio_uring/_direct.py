@@ -52,7 +52,8 @@ async def open_direct(
     """Opens a file into a slot of the ring's file table: openat(2), argument for argument.
 
     The arguments are those of `os.open`. ``O_CLOEXEC`` changes nothing: no slot survives an exec.
-    ``dir_fd`` is an ordinary descriptor. ``slot`` names one of the `RingOptions.slots_manual`.
+    A FIFO opens for reading without a writer, and the first read waits for one. ``dir_fd`` is an
+    ordinary descriptor. ``slot`` names one of the `RingOptions.slots_manual`.
 
     With no free slot it waits for one, in the order of asking; ``wait=False`` raises instead. No
     file is created or truncated before there is a slot for it.

@@ -53,7 +53,7 @@ class FixedSocket(SocketReceive):
 
     The methods are those of `trio.socket.SocketType`, with the arguments of the standard library's.
     All that ask the kernel are async. It has no ordinary descriptor: what the kernel cannot do on a
-    slot is done through a temporary one.
+    slot is done through a temporary one. It is no `trio.abc.Stream`.
 
     Raises:
         trio.BrokenResourceError: the connection is gone; so says every later call.
@@ -141,7 +141,8 @@ class FixedSocket(SocketReceive):
         """`send_all`, then `recv`: a reply and the next request, for the price of one await.
 
         Returns what was received, ``b""`` at the end of the stream. Cancelled, it has received
-        nothing; of ``data`` nobody knows how much was sent, as with `send_all`.
+        nothing; of ``data`` nobody knows how much was sent, as with `send_all`. Until it returns
+        the socket is both sending and receiving: another send raises `trio.BusyResourceError`.
         """
         if type(bufsize) is not int:
             bufsize = index(bufsize)

@@ -72,7 +72,8 @@ def run(
 
     ``ring`` says how large the ring is. Without usable io_uring this raises, or with ``fallback``
     runs the program on plain Trio and warns once; handles then raise the same error when first
-    used.
+    used. A process that was forked off in a run can execute a program, end, or start a run in a
+    new thread, but not go on in this one.
 
     Raises:
         RingUnavailableError: io_uring cannot be used here, and why.
