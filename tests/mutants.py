@@ -55,8 +55,8 @@ MUTANTS = [
     Mutant(
         "buffers are let go at any CQE",
         "_csrc/core.c",
-        "if (ledger && !(cqe->flags & TU_CQE_F_MORE))",
-        "if (ledger)",
+        "if (cqe && ledger && !(cqe->flags & TU_CQE_F_MORE))",
+        "if (cqe && ledger)",
         "multishot or zero_copy",
     ),
     Mutant(
