@@ -20,7 +20,7 @@ from engine_help import WAIT_S, connect, engine, passes, socket_pair, unix_liste
 import trio_uring
 from trio_uring import RingOptions, SlotsExhausted
 from trio_uring._accept import AHEAD_MAX
-from trio_uring._handle import _place
+from trio_uring._handle import place_of
 from trio_uring.lowlevel import Op
 from trio_uring.testing import adopt_ring, requires_direct_descriptors, requires_op
 
@@ -79,7 +79,7 @@ async def test_the_place_of_a_handle_is_the_line_that_opened_it() -> None:
                 (await scope.accept_direct(listener), line()),
             ]
         for file, expected in opened:
-            assert _place(file._opened_at) == f"{__file__}:{expected}"
+            assert place_of(file) == f"{__file__}:{expected}"
             await file.aclose()
 
 
@@ -289,7 +289,7 @@ async def test_a_connection_was_opened_where_the_loop_over_connections_is() -> N
         async with connections:
             with connect(address):
                 async with await connections.__anext__() as connection:
-                    assert _place(connection._opened_at) == f"{__file__}:{expected}"
+                    assert place_of(connection) == f"{__file__}:{expected}"
                     assert (connection.family, connection.type) == (listener.family, listener.type)
 
 

@@ -16,7 +16,7 @@ import errno
 import os
 import socket as stdlib_socket
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -185,6 +185,14 @@ async def pipe_direct(flags: int = 0, *, wait: bool = True) -> tuple[FixedFile, 
     return reader, FixedFile(engine, write_slot, companion)
 
 
+@overload
+async def register(
+    fd: stdlib_socket.socket, *, slot: int | None = None, wait: bool = True
+) -> FixedSocket: ...
+@overload
+async def register(
+    fd: Any, *, slot: int | None = None, wait: bool = True
+) -> FixedFile | FixedSocket: ...
 @enable_ki_protection
 async def register(
     fd: Any, *, slot: int | None = None, wait: bool = True

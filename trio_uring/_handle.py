@@ -226,7 +226,7 @@ class Handle(trio.abc.AsyncResource):
 
     def _abandoned_by_run(self) -> None:
         """The run is over and its ring closes, and the table with it."""
-        text = f"{self!r} opened at {_place(self._opened_at)} was still open when its run ended"
+        text = f"{self!r} opened at {place_of(self)} was still open when its run ended"
         self._start_closing()
         if self._companion >= 0:
             self._close_companion()
@@ -248,7 +248,7 @@ class Handle(trio.abc.AsyncResource):
         self._slot = -1
         try:
             _warn(
-                f"unclosed {type(self).__name__} (slot {slot}) opened at {_place(self._opened_at)}",
+                f"unclosed {type(self).__name__} (slot {slot}) opened at {place_of(self)}",
                 ResourceWarning,
                 stacklevel=2,
             )
@@ -331,7 +331,7 @@ class _UnraisableHookArgs(NamedTuple):
 def _caller() -> Place:
     """Where the code outside of this package is that is opening a handle.
 
-    For a warning that is rarely given: `_place` finds the line then.
+    For a warning that is rarely given: `place_of` finds the line then.
     """
     # Not before this one: it is that of a function which made the handle.
     frame = sys._getframe(3)
@@ -340,8 +340,8 @@ def _caller() -> Place:
     return frame.f_code, frame.f_lasti
 
 
-def _place(place: Place) -> str:
-    """File and line."""
-    code, instruction = place
+def place_of(file: Handle) -> str:
+    """File and line of where it was opened."""
+    code, instruction = file._opened_at
     lines = (line for start, end, line in code.co_lines() if start <= instruction < end)
     return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"

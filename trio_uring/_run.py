@@ -35,6 +35,8 @@ class RingInstrument(trio.abc.Instrument):
     """
 
     def __init__(self, ring: RingOptions | None = None) -> None:
+        if ring is not None and not isinstance(ring, RingOptions):
+            raise TypeError(f"ring must be RingOptions, not {ring!r}")
         self._options = ring or RingOptions()
         # Made here, where an error reaches the caller: Trio only logs what an instrument raises.
         self._ring: EngineRing | None = EngineRing.make(

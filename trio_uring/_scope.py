@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
@@ -19,6 +19,7 @@ from ._direct import accept_direct, open_direct, pipe_direct, register, socket_d
 from ._handle import Handle
 
 if TYPE_CHECKING:
+    import socket as stdlib_socket
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
@@ -134,13 +135,22 @@ class FileScope(trio.abc.AsyncResource):
             raise
         return reader, self.adopt(writer)
 
+    @overload
+    async def register(
+        self, fd: stdlib_socket.socket, *, slot: int | None = None, wait: bool = True
+    ) -> FixedSocket: ...
+    @overload
+    async def register(
+        self, fd: Any, *, slot: int | None = None, wait: bool = True
+    ) -> FixedFile | FixedSocket: ...
     @enable_ki_protection
     async def register(
         self, fd: Any, *, slot: int | None = None, wait: bool = True
     ) -> FixedFile | FixedSocket:
         """`trio_uring.register` into this scope."""
         self._check_open()
-        return self.adopt(await register(fd, slot=slot, wait=wait))
+        file: FixedFile | FixedSocket = await register(fd, slot=slot, wait=wait)
+        return self.adopt(file)
 
     @enable_ki_protection
     async def aclose(self) -> None:

@@ -26,6 +26,7 @@ import trio
 from ._capabilities import capabilities
 from ._current import adopt, engine_if_any
 from ._errors import RingUnavailableError
+from ._handle import place_of
 from ._options import RingOptions
 from ._probe import BEHAVIOURS, probe
 from ._statistics import statistics_of
@@ -133,7 +134,8 @@ def _left(engine: Engine) -> list[str]:
         "files in the kernel's table": _files_of(engine),
     }
     left = [f"{what}: {count}" for what, count in counted.items() if count]
-    left += [f"open: {file}" for ref in engine.files.values() if (file := ref()) is not None]
+    files = (ref() for ref in engine.files.values())
+    left += [f"open: {file}, opened at {place_of(file)}" for file in files if file is not None]
     return left
 
 
