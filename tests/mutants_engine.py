@@ -65,10 +65,11 @@ MUTANTS = [
     ),
     Mutant(
         "a_cancel_discards_the_result",
-        "_operation.py",
-        "        if res >= 0:\n            return res\n",
-        "        if raise_cancel is not None:\n            raise_cancel()\n"
-        "        if res >= 0:\n            return res\n",
+        "_hot.py",
+        "        if outcome is not operation or res < 0:\n",
+        "        if outcome is operation and operation.raise_cancel is not None:\n"
+        "            operation.raise_cancel()\n"
+        "        if outcome is not operation or res < 0:\n",
         ("test_promises.py::promise_2", "test_engine_queues.py::row_14"),
     ),
     Mutant(
