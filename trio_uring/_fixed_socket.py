@@ -203,7 +203,11 @@ class FixedSocket(SocketReceive):
             await self.send_all(data)
         finally:
             self._receiving = False
-        return await self.recv(bufsize)
+        self._sending = True
+        try:
+            return await self.recv(bufsize)
+        finally:
+            self._sending = False
 
     async def write(self, data: ReadableBuffer) -> int:
         """The same as `send`."""

@@ -42,6 +42,8 @@ _KEPT_BYTES = 4 << 20
 # Of what a chain reads to see whether there is more; nobody looks at it.
 _REST_BYTES = 64
 _CHAIN = 4
+# What is read at once of a file that is longer.
+_WHOLE_BYTES = 1 << 20
 _AT_SYMLINK_NOFOLLOW = 0x100
 
 
@@ -117,7 +119,7 @@ async def _read_chained(
                 rest.append(number)
     _keep(engine, memory)
     for number in rest:
-        found[number] = await _read_whole(paths[number], dir_fd)
+        found[number] = await _read_whole(paths[number], dir_fd, again=True)
     return found
 
 
@@ -181,16 +183,18 @@ def _keep(engine: Engine, memory: Any) -> None:
         engine.spare_memory = memory
 
 
-async def _read_whole(path: Path, dir_fd: int | None) -> bytes | OSError:
-    """Of a file that is longer than a chain reads, or that is read in pieces, as in /proc."""
+async def _read_whole(path: Path, dir_fd: int | None, again: bool = False) -> bytes | OSError:
+    """One file by itself; ``again``: a chain has read a part of it."""
     parts: list[bytes] = []
     position = 0
     try:
         async with await open_direct(path, dir_fd=dir_fd) as file:
-            # What a chain has read of a pipe or a terminal is gone.
-            if not stat.S_ISREG((await file.stat()).st_mode):
+            seekable = stat.S_ISREG((await file.stat()).st_mode)
+            if again and not seekable:  # what a chain has read of a pipe is gone
                 raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
-            while part := await file.read_at(PART_BYTES * 16, position):
+            while part := await (
+                file.read_at(_WHOLE_BYTES, position) if seekable else file.read(_WHOLE_BYTES)
+            ):
                 parts.append(part)
                 position += len(part)
     except OSError as exc:
