@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from engine_help import WAIT_S, engine, passes, rounds, socket_pair
+from engine_help import WAIT_S, connect, engine, listen, passes, rounds, socket_pair
 
 import trio_uring
 from trio_uring import RingOptions
@@ -81,7 +81,7 @@ async def test_a_batch_does_not_take_the_completion_of_another_task(pipe: tuple[
                 assert not results
                 os.write(writer, b"C")
         assert (got, results) == ([b"foreign"], [1, 1, 1])
-        assert buffer == b"ABC"
+        assert sorted(buffer) == sorted(b"ABC")  # in any order
 
 
 @both_drivers
@@ -181,6 +181,92 @@ async def test_offsets_and_sizes_that_the_kernel_has_no_field_for_are_refused() 
             with pytest.raises(ValueError, match="offset"):
                 await file.readinto_at(bytearray(8), offset)
         assert await file.read_many(bytearray(3), bytes(3)) == [1, 1, 1]
+
+
+async def test_cancelled_chains_that_end_at_once_are_not_slept_over() -> None:
+    """No other task, no other completion: what was taken out in mid-pass is all that comes."""
+    reader_alone, writer = os.pipe()
+    os.close(writer)
+    try:
+        path = f"/proc/self/fd/{reader_alone}"  # a worker thread of the kernel opens it
+        with trio.fail_after(WAIT_S):
+            for count in range(rounds(200, 2000)):
+                with trio.move_on_after(0.00005 * (count % 5)):
+                    await trio_uring.read_files([path])
+    finally:
+        os.close(reader_alone)
+
+
+@both_drivers
+async def test_a_listener_can_close_after_the_wait_for_its_slot_was_cancelled() -> None:
+    """In the same pass: the waiter is gone already, and the slot must be freed all the same."""
+    adopt_ring(RingOptions(slots_max=1))
+    for _ in range(3):
+        listener = await trio_uring.socket_direct()
+        await listener.bind(("127.0.0.1", 0))
+        await listener.listen()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listener.accept_direct)  # waits for a slot
+            await passes(3)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await listener.aclose()
+        assert trio_uring.current_statistics().slots_used == 0
+
+
+@both_drivers
+async def test_a_connection_is_not_lost_when_the_kernel_takes_no_more_accepts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The error is raised, and the connection comes with the next call."""
+    listener, address = await listen()
+    clients = [connect(address) for _ in range(4)]
+    async with listener, listener.accept_direct_multishot() as connections:
+        got = [await connections.__anext__()]
+        await passes(3)
+
+        def refuse() -> None:
+            raise OSError(errno.ENOMEM, "refused")
+
+        while len(got) < 4:
+            if connections._ready:
+                with monkeypatch.context() as patch:
+                    patch.setattr(connections, "_take_ahead", refuse)
+                    with pytest.raises(OSError, match="refused"):
+                        await connections.__anext__()
+            got.append(await connections.__anext__())
+        for handle in got:
+            await handle.aclose()
+    for client in clients:
+        client.close()
+
+
+@both_drivers
+async def test_a_block_of_connections_is_left_by_one_task() -> None:
+    """A second one is refused; nobody hangs."""
+    listener, _ = await listen()
+    async with listener:
+        connections = listener.accept_direct_multishot()
+        await connections.__aenter__()
+        refused: list[trio.BusyResourceError] = []
+
+        async def wait() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await connections.__anext__()
+
+        async def leave() -> None:
+            try:
+                await connections.__aexit__(None, None, None)
+            except trio.BusyResourceError as exc:
+                refused.append(exc)
+
+        with trio.fail_after(WAIT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await passes(3)
+                nursery.start_soon(leave)
+                nursery.start_soon(leave)
+        assert len(refused) == 1
 
 
 # -- exchanges -------------------------------------------------------------------------------------

@@ -149,7 +149,11 @@ class AcceptedConnections:
             await self._taker.wait()
             self._check_open()
         connection = self._ready.popleft()
-        self._take_ahead()
+        try:
+            self._take_ahead()
+        except BaseException:
+            self._ready.appendleft(connection)
+            raise
         return connection
 
     def _check_open(self) -> None:

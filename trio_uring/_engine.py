@@ -108,6 +108,8 @@ class Engine(EngineBegin):
                 self.ring.check(count, "io_uring_enter")
             if self.cancelled_chains:
                 self._hand_over()
+                if self._stash:
+                    break  # it took out completions, and no other may come
             # io_uring_enter hides ETIME and EINTR once it has submitted something: ask the clock.
             if not timeout_ns or (timeout_ns := deadline - time.monotonic_ns()) <= 0:
                 break

@@ -54,13 +54,17 @@ async def reserve(
 
     waiter = table.wait(count, grant)
 
+    ended: list[bool] = []
+
     def abort(_: Callable[[], NoReturn]) -> Abort:
+        ended.append(True)
         table.withdraw(waiter)
         return Abort.SUCCEEDED
 
     def closed() -> None:
-        if granted:
+        if granted or ended:
             return  # the task is on its way, and will find out
+        ended.append(True)
         table.withdraw(waiter)
         error = trio.ClosedResourceError("another task closed what this one waits for")
         trio.lowlevel.reschedule(task, outcome.Error(error))

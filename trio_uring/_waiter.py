@@ -31,6 +31,8 @@ class Waiter:
 
     def wait(self) -> Awaitable[int]:
         """Sleeps until `wake`. Cancelled, nothing has happened: whoever wakes finds nobody."""
+        if self.task is not None:
+            raise trio.BusyResourceError("another task waits for this")
         self.task = self._engine.current_task()
         return self._engine.wait(self)  # type: ignore[arg-type]
 
