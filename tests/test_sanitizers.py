@@ -27,6 +27,7 @@ TESTS = {
         *("test_registration", "test_registered_files", "test_registered_buffers"),
         "test_buffer_ring",
     ],
+    "batches": ["test_many", "test_exchange", "test_hot"],
     "parity": ["test_zig_io_uring", "test_zig_direct", "test_zig_operations"],
 }
 
@@ -104,7 +105,7 @@ lib.tu_peek_cqes(ring._ring, ffi.new("char[]", 16), 4)
 
 
 @pytest.mark.parametrize("part", TESTS)
-def test_the_tests_of_the_ring_are_clean(part: str, sanitized: tuple[Path, dict[str, str]]) -> None:
+def test_the_tests_of_the_core_are_clean(part: str, sanitized: tuple[Path, dict[str, str]]) -> None:
     """They pass on the sanitized core, and it reports nothing."""
     folder, env = sanitized
     paths = [str(ROOT / "tests" / f"{name}.py") for name in TESTS[part]]
