@@ -347,6 +347,19 @@ async def test_places_of_registered_buffers_are_used_again(path: Path) -> None:
             assert await file.readinto_at(buffer, 5) == 10
 
 
+async def test_a_slice_of_a_registered_buffer_is_closed_with_it(path: Path) -> None:
+    """Its place is another buffer's afterwards: it is ordinary memory then."""
+    content = content_of(path)
+    async with await trio_uring.open_direct(path) as file:
+        with trio_uring.register_buffer(2 * PAGE) as first:
+            part = first[PAGE:]
+            assert part.registered == first.registered
+        with trio_uring.register_buffer(2 * PAGE):
+            assert not part.registered
+            assert await file.readinto_at(part, 5) == PAGE
+            assert bytes(part) == content[5 : 5 + PAGE]
+
+
 async def test_a_buffer_that_is_closed_too_early_stays_until_its_operations_end() -> None:
     """The kernel keeps its pages, and the record of the operation keeps the memory."""
     reader, writer = os.pipe()

@@ -31,26 +31,26 @@ _PENDING = lib.TU_PENDING
 class Batch(Operation):
     """The record of a batch: as one `Operation` whose result is that all have ended."""
 
-    __slots__ = ("_left", "batch", "count", "fixed", "results")
+    __slots__ = ("_left", "batch", "chain", "count", "results")
 
-    def __init__(self, engine: Engine, count: int, fixed: int = 0) -> None:
+    def __init__(self, engine: Engine, count: int, chain: int = 0) -> None:
         super().__init__(engine, 0)
         self.message = engine.message_for(self)
         self.count = count
         self._left = count
         # Of so many operations the last must run, come what may: a close. 0: of none.
-        self.fixed = fixed
+        self.chain = chain
         self.results: Any = ffi.new("int32_t[]", count)
         self.batch: Any = ffi.new("struct tu_batch *", {"count": count, "results": self.results})
 
     @classmethod
-    def take(cls, engine: Engine, count: int, fixed: int = 0) -> Batch:
+    def take(cls, engine: Engine, count: int, chain: int = 0) -> Batch:
         """A batch with a number, so that its SQEs can be written: the last one, if it was alike."""
         batch: Batch | None = engine.spare_batch
-        if batch is not None and batch.count == count and batch.fixed == fixed:
+        if batch is not None and batch.count == count and batch.chain == chain:
             engine.spare_batch = None
         else:
-            batch = cls(engine, count, fixed)
+            batch = cls(engine, count, chain)
         engine.ring.check(lib.tu_batch_begin(engine.ring._ring, batch.batch), "a batch")
         return batch
 
@@ -77,7 +77,7 @@ class Batch(Operation):
     @property
     def is_linked(self) -> bool:
         """As `Record.is_linked`."""
-        return self.fixed > 0
+        return self.chain > 0
 
     def has_moved(self) -> bool:
         """Operations have ended since the last cancel, and those behind them have begun."""
@@ -90,10 +90,10 @@ class Batch(Operation):
     def targets(self) -> Iterable[int]:
         """As `Record.targets`."""
         self._left = int(self.batch.left)
-        if self.fixed and self not in self.engine.cancelled_chains:
+        if self.chain and self not in self.engine.cancelled_chains:
             self.engine.cancelled_chains.append(self)
         for place, result in enumerate(ffi.unpack(self.results, self.count)):
-            must_run = self.fixed and place % self.fixed == self.fixed - 1
+            must_run = self.chain and place % self.chain == self.chain - 1
             if result == _PENDING and not must_run:
                 yield self.name(place)
 

@@ -30,7 +30,7 @@ class RegisteredBuffer(PinnedBuffer):
     it; a slice is a part of the same registered memory.
     """
 
-    __slots__ = ("_engine", "index", "memory")
+    __slots__ = ("_engine", "_place", "memory")
 
     def __init__(self, engine: Engine, obj: Buffer) -> None:
         super().__init__(obj)
@@ -38,7 +38,13 @@ class RegisteredBuffer(PinnedBuffer):
             raise BufferError("a registered buffer must be writable")
         self._engine = engine
         self.memory = memoryview(obj).cast("B")
-        self.index = _register(engine, obj)
+        # Shared with all slices: after `close` its number is somebody else's.
+        self._place = [_register(engine, obj)]
+
+    @property
+    def index(self) -> int:
+        """Its place in the ring's table of registered buffers; -1: it is in none."""
+        return self._place[0]
 
     @property
     def registered(self) -> bool:
@@ -54,12 +60,12 @@ class RegisteredBuffer(PinnedBuffer):
         view: RegisteredBuffer = RegisteredBuffer.__new__(RegisteredBuffer)
         view.export, view.writable, view._engine = self.export, self.writable, self._engine
         view.address, view.nbytes = self.address + start, max(0, stop - start)
-        view.memory, view.index = self.memory[start:stop], self.index
+        view.memory, view._place = self.memory[start:stop], self._place
         return view
 
     def close(self) -> None:
         """Unregisters it. Operations that use it go on, and keep the memory."""
-        index, self.index = self.index, -1
+        index, self._place[0] = self._place[0], -1
         if index >= 0 and not self._engine.closed:
             self._engine.ring.register_buffers_update_tag(index, [None])
             self._engine.buffer_places.append(index)
