@@ -405,7 +405,7 @@ def in_begin(frame: FrameType) -> bool:
 
 
 def before_the_sleep(frame: FrameType) -> bool:
-    return frame.f_code.co_name == "wait_prompt"
+    return frame.f_code.co_name == "wait" and "prompt" in frame.f_code.co_varnames
 
 
 @pytest.mark.parametrize("where", [in_begin, before_the_sleep])

@@ -186,7 +186,7 @@ async def transfer_many(
         batch.begin(file, (pin, starts))
         if engine.clock_jumps:
             engine.hold_clock(batch)
-        await engine.wait_prompt(batch)
+        await engine.wait(batch, True)
         failed += batch.batch.failed
         results += batch.answers()
     if failed:

@@ -78,7 +78,7 @@ async def open_direct(
         if engine.clock_jumps:
             engine.hold_clock(operation)
         try:
-            await engine.wait_prompt(operation)
+            await engine.wait(operation, True)
         except OSError as exc:
             if not _must_wait(exc, flags):
                 raise

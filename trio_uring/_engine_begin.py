@@ -154,7 +154,7 @@ class EngineBegin(EngineFiles):
         op_flags: int = 0,
         pins: Any = None,
     ) -> Operation:
-        """Begins a read, write, send or receive on a handle, for `wait` or `wait_prompt`.
+        """Begins a read, write, send or receive on a handle, for `wait`.
 
         ``address`` may be `SCRATCH`: up to `SCRATCH_BYTES` of memory that the record has. KERNEL
         OWNS ``pins`` until the final CQE.
@@ -260,13 +260,12 @@ class EngineBegin(EngineFiles):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    def wait(self, operation: Operation) -> Awaitable[int]:
-        """Sleeps until the operation has ended; its result, or what `Operation.unwrap` raises."""
-        return lowlevel.wait_task_rescheduled(operation.message)  # noqa: ASYNC105
+    def wait(self, operation: Operation, prompt: bool = False) -> Awaitable[int]:
+        """Sleeps until the operation has ended; its result, or what `Operation.unwrap` raises.
 
-    def wait_prompt(self, operation: Operation) -> Awaitable[int]:
-        """`wait` for one that mostly completes as it is submitted: a read of what is cached."""
-        return self.wait(operation)
+        ``prompt``: it mostly completes as it is submitted, as a read of what is cached does.
+        """
+        return lowlevel.wait_task_rescheduled(operation.message)  # noqa: ASYNC105
 
     @enable_ki_protection
     async def perform(
@@ -288,7 +287,7 @@ class EngineBegin(EngineFiles):
             prep(sqe, *args, operation.user_data, flags)
         except BaseException as exc:
             raise self.discarded(operation, exc) from None
-        return await (self.wait_prompt(operation) if bounded else self.wait(operation))
+        return await self.wait(operation, bounded)
 
     @enable_ki_protection
     async def perform_on(
@@ -308,7 +307,7 @@ class EngineBegin(EngineFiles):
             prep(sqe, number, *args, operation.user_data, flags | file._fixed)
         except BaseException as exc:
             raise self.discarded(operation, exc) from None
-        return await (self.wait_prompt(operation) if bounded else self.wait(operation))
+        return await self.wait(operation, bounded)
 
     def discarded(self, operation: Operation, error: BaseException) -> BaseException:
         """Takes back a record whose SQE could not be written; the exception to raise."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The operations that fill and empty slots, begun in few steps: every file needs both.
 
-They are for `Engine.wait_prompt`. Other operations are written by the functions of `_prep`, which
-are called with an entry and are easier to read.
+They are for `Engine.wait`, and prompt. Other operations are written by the functions of `_prep`,
+which are called with an entry and are easier to read.
 """
 
 from __future__ import annotations

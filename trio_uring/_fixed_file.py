@@ -84,7 +84,7 @@ class FixedFile(Handle):
             operation, memory = self._begin_read(_length(nbytes), _offset(offset))
         if engine.clock_jumps:
             engine.hold_clock(operation)
-        count = await engine.wait_prompt(operation)
+        count = await engine.wait(operation, True)
         return unpack(operation.scratch if memory is None else memory, count)
 
     def _begin_read(self, nbytes: int, offset: int) -> tuple[Operation, Any]:
@@ -120,7 +120,7 @@ class FixedFile(Handle):
             use_place(engine, operation, place)
         if engine.clock_jumps:
             engine.hold_clock(operation)
-        return await engine.wait_prompt(operation)
+        return await engine.wait(operation, True)
 
     @enable_ki_protection
     async def read_many(self, buffer: WritableBuffer, offsets: Iterable[int]) -> list[int]:
@@ -188,8 +188,9 @@ class FixedFile(Handle):
         """Writes at the kernel's position; returns how many bytes were written, maybe fewer."""
         pin, address, nbytes = readable(data)
         engine = self._engine
-        return await engine.wait_prompt(
-            engine.begin_transfer(self, _WRITE, 0, address, _length(nbytes), _POSITION, 0, pin)
+        return await engine.wait(
+            engine.begin_transfer(self, _WRITE, 0, address, _length(nbytes), _POSITION, 0, pin),
+            True,
         )
 
     # -- the file ------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ class FixedSocket(SocketReceive):
         engine = self._engine
         self._start_sending()
         try:
-            return await engine.wait_prompt(self._begin_send(data, flags))
+            return await engine.wait(self._begin_send(data, flags), True)
         except OSError as exc:
             self._send_failed(exc)
         finally:
@@ -235,7 +235,7 @@ class FixedSocket(SocketReceive):
                 self._checked_slot()
                 await trio.lowlevel.checkpoint()
                 return
-            sent = await engine.wait_prompt(operation)
+            sent = await engine.wait(operation, True)
             while sent < nbytes:
                 sent += await engine.wait(self._begin_send(data, 0, sent))
         except OSError as exc:

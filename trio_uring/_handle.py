@@ -155,7 +155,7 @@ class Handle(trio.abc.AsyncResource):
                 operation = begin_close(engine, slot)
                 if engine.clock_jumps:
                     engine.hold_clock(operation)
-                await engine.wait_prompt(operation)
+                await engine.wait(operation, True)
             else:
                 await self._empty(slot)
         except BaseException:
@@ -181,7 +181,7 @@ class Handle(trio.abc.AsyncResource):
             await trio.lowlevel.checkpoint()
             self._close_companion()
         else:
-            await self._engine.wait_prompt(begin_close(self._engine, slot))
+            await self._engine.wait(begin_close(self._engine, slot), True)
 
     def _close_companion(self) -> None:
         companion, self._companion = self._companion, -1

@@ -293,28 +293,10 @@ class HotEngine(Engine):
             self.ring._make_room()
 
     @types.coroutine
-    def wait(self, operation: Operation) -> Generator[Any, Any, int]:
+    def wait(self, operation: Operation, prompt: bool = False) -> Generator[Any, Any, int]:
         """As `Engine.wait`."""
-        outcome = yield operation.message
-        res = operation.res
-        if outcome is not operation or res < 0:
-            try:
-                result: int = outcome.unwrap()
-                return result
-            finally:
-                del outcome  # holds the exception, and that this frame
-        # As Operation.recycle.
-        operation.file = operation.pins = operation.raise_cancel = None
-        operation.closing = operation.bounded = False
-        operation.user_data = (operation.user_data + GENERATION) & USER_DATA_MASK
-        (self.scratch_pool if operation.scratch_at else self.pool).append(operation)
-        return res
-
-    @types.coroutine
-    def wait_prompt(self, operation: Operation) -> Generator[Any, Any, int]:
-        """As `Engine.wait_prompt`."""
         outcome: Any = operation
-        if not self._prompt_left or not self._finished_now(operation):
+        if not (prompt and self._prompt_left and self._finished_now(operation)):
             outcome = yield operation.message
         res = operation.res
         if outcome is not operation or res < 0:
@@ -323,6 +305,7 @@ class HotEngine(Engine):
                 return result
             finally:
                 del outcome  # holds the exception, and that this frame
+        # As Operation.recycle.
         operation.file = operation.pins = operation.raise_cancel = None
         operation.closing = operation.bounded = False
         operation.user_data = (operation.user_data + GENERATION) & USER_DATA_MASK

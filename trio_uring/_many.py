@@ -146,7 +146,7 @@ async def _run_chains(
     batch.begin(None, (memory, joined, starts))
     if engine.clock_jumps:
         engine.hold_clock(batch)
-    await engine.wait_prompt(batch)
+    await engine.wait(batch, True)
     return memory, batch.answers()
 
 
@@ -252,7 +252,7 @@ async def _stat_some(
     batch.begin(None, (joined, starts, memory))
     if engine.clock_jumps:
         engine.hold_clock(batch)
-    await engine.wait_prompt(batch)
+    await engine.wait(batch, True)
     return [
         OSError(-answer, os.strerror(-answer), os.fspath(paths[number]))
         if answer
