@@ -12,7 +12,11 @@ class RingError(Exception):
 
 
 class SubmissionQueueFull(RingError):
-    """Every entry of the submission queue is taken: submit first, or make the ring larger."""
+    """Every entry of the submission queue is taken: submit first, or make the ring larger.
+
+    With ``SQPOLL`` the kernel's thread takes entries when it likes, and gives them back a moment
+    after it has posted their completions.
+    """
 
 
 class RingClosedError(RingError, ValueError):
