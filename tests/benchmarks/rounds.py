@@ -260,7 +260,7 @@ def build(directory: Path) -> None:
             raise Unusable(f"a C compiler is needed: {error}") from None
 
 
-def make_files(directory: Path, blocks: int = 4096, files: int = 1000) -> None:
+def make_files(directory: Path, blocks: int = 65536, files: int = 10000) -> None:
     """A file of 4 KiB blocks that start with their numbers, and many files of 16 KiB."""
     with (directory / "blocks").open("wb") as file:
         for number in range(blocks):
