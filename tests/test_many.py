@@ -166,8 +166,8 @@ async def stalled(file: trio_uring.FixedFile) -> None:
 
     ring = engine().ring
     memory = ffi.new("char[]", 16)
-    engine().make_room(16)
     batch = Batch.take(engine(), 16)
+    batch.take_number()
     for place in range(16):
         sqe = ring.entry(ring.tail + place)
         number = file._checked_number()

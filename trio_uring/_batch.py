@@ -8,6 +8,7 @@ the memory that they use is kept until all have.
 
 from __future__ import annotations
 
+import errno
 import os
 from array import array
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ._buffers import TRANSFER_BYTES_MAX
 from ._lib import ffi, lib
 from ._locked_buffer import fixed
 from ._operation import BATCH_BIT, CANCELLED, Operation
-from ._prep_entry import U32, pack_common
+from ._prep_entry import U32
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +32,7 @@ _PENDING = lib.TU_PENDING
 class Batch(Operation):
     """The record of a batch: as one `Operation` whose result is that all have ended."""
 
-    __slots__ = ("_left", "batch", "chain", "count", "results")
+    __slots__ = ("_left", "_view", "batch", "chain", "count", "results")
 
     def __init__(self, engine: Engine, count: int, chain: int = 0) -> None:
         super().__init__(engine, 0)
@@ -41,18 +42,25 @@ class Batch(Operation):
         # Of so many operations the last must run, come what may: a close. 0: of none.
         self.chain = chain
         self.results: Any = ffi.new("int32_t[]", count)
+        self._view = memoryview(ffi.buffer(self.results)).cast("i")
         self.batch: Any = ffi.new("struct tu_batch *", {"count": count, "results": self.results})
 
     @classmethod
     def take(cls, engine: Engine, count: int, chain: int = 0) -> Batch:
-        """A batch with a number, so that its SQEs can be written: the last one, if it was alike."""
+        """A record for so many, with room for their SQEs: the last one, if it was alike."""
+        engine.check_run()
+        ring = engine.ring
+        if (ring._limit - ring._tail) & U32 < count:
+            engine.make_room(count)
         batch: Batch | None = engine.spare_batch
         if batch is not None and batch.count == count and batch.chain == chain:
             engine.spare_batch = None
-        else:
-            batch = cls(engine, count, chain)
-        engine.ring.check(lib.tu_batch_begin(engine.ring._ring, batch.batch), "a batch")
-        return batch
+            return batch
+        return cls(engine, count, chain)
+
+    def take_number(self) -> None:
+        """Gives it a number, so that its SQEs can be written."""
+        self.engine.ring.check(lib.tu_batch_begin(self.engine.ring._ring, self.batch), "a batch")
 
     def abandon(self) -> None:
         """Its SQEs could not be written."""
@@ -67,12 +75,26 @@ class Batch(Operation):
         engine.add_record(self)
         self.task = engine.current_task()
         self.pins = pins
-        self.position = ring.tail
+        self.position = ring._tail
         self.batch.user_data = self.user_data
         if file is not None:
             self.file = file
             file._in_flight += 1
         ring._tail = (ring._tail + self.count) & U32
+        if engine.clock_jumps:
+            engine.hold_clock(self)
+
+    def entries(self) -> Iterable[tuple[int, int]]:
+        """As `Operation.entries`."""
+        for place in range(self.count):
+            yield (self.position + place) & U32, self.name(place)
+
+    def taken_back(self) -> None:
+        """As `Operation.taken_back`."""
+        self.abandon()
+        self.batch.failed = self.count
+        for place in range(self.count):
+            self.results[place] = -errno.ECANCELED
 
     @property
     def is_linked(self) -> bool:
@@ -92,7 +114,7 @@ class Batch(Operation):
         self._left = int(self.batch.left)
         if self.chain and self not in self.engine.cancelled_chains:
             self.engine.cancelled_chains.append(self)
-        for place, result in enumerate(ffi.unpack(self.results, self.count)):
+        for place, result in enumerate(self.answers()):
             must_run = self.chain and place % self.chain == self.chain - 1
             if result == _PENDING and not must_run:
                 yield self.name(place)
@@ -113,7 +135,7 @@ class Batch(Operation):
 
     def answers(self) -> list[int]:
         """The results of the operations, in order."""
-        return ffi.unpack(self.results, self.count)  # type: ignore[return-value]
+        return self._view.tolist()
 
     def recycle(self) -> None:
         """As `Operation.recycle`; ``results`` stay until it is used again."""
@@ -125,20 +147,21 @@ class Batch(Operation):
         self.engine.spare_batch = self
 
 
-def offsets_of(values: Any) -> tuple[Any, int]:
-    """``uint64_t[]`` of the numbers, in place if they are an array of that type; how many.
+def offsets_of(values: Any) -> Any:
+    """``uint64_t[]`` of the numbers: their own memory, if they are an array of that type.
 
     Raises:
         OverflowError: one is negative.
     """
-    try:
-        view = memoryview(values)
-        in_place = view.format in ("Q", "L") and view.itemsize == 8 and view.contiguous
-    except TypeError:
-        in_place = False
-    numbers = values if in_place else array("Q", list(values))
-    pin: Any = ffi.from_buffer("uint64_t[]", numbers)
-    return pin, len(pin)
+    if type(values) is not array or values.typecode not in ("Q", "L") or values.itemsize != 8:
+        try:
+            view = memoryview(values)
+            in_place = view.format in ("Q", "L") and view.itemsize == 8 and view.contiguous
+        except TypeError:
+            in_place = False
+        if not in_place:
+            values = array("Q", list(values))
+    return ffi.from_buffer("uint64_t[]", values)
 
 
 async def transfer_many(
@@ -159,58 +182,40 @@ async def transfer_many(
     """
     pin, address, nbytes = lent
     try:
-        starts, count = offsets_of(offsets)
+        starts = offsets_of(offsets)
     except OverflowError:
         raise ValueError("an offset must not be negative") from None
+    count = len(starts)
     if not count:
         await trio.lowlevel.checkpoint()
         return []
-    if nbytes % count:
+    part, rest = divmod(nbytes, count)
+    if rest:
         raise ValueError(f"{nbytes} bytes cannot be cut into {count} equal parts")
-    await trio.lowlevel.checkpoint_if_cancelled()
-    results: list[int] = []
-    failed = 0
-    part = nbytes // count
     if part > TRANSFER_BYTES_MAX:
         raise ValueError(f"a part must have at most {TRANSFER_BYTES_MAX} bytes, not {part}")
     if place >= 0:
         opcode = fixed(opcode)
-    while len(results) < count:
-        if results:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        some = min(count - len(results), engine.ring._mask + 1)
-        first = len(results)
-        batch = _begin_transfers(
-            engine, file, opcode, address + first * part, part, starts + first, some, place
-        )
+    results: list[int] = []
+    failed = done = 0
+    ring: Any = engine.ring
+    while done < count:
+        number = file._checked_number()
+        batch = Batch.take(engine, min(count - done, ring._mask + 1))
+        code = lib.tu_batch_transfers(
+            ring._ring, ring._tail, batch.batch, opcode, file._fixed, number,
+            address + done * part, part, max(place, 0), starts + done if done else starts,
+        )  # fmt: skip
+        if code < 0:
+            if code == -errno.EINVAL:
+                raise ValueError("an offset must not be negative")
+            ring.check(code, "a batch")
         batch.begin(file, (pin, starts))
-        if engine.clock_jumps:
-            engine.hold_clock(batch)
         await engine.wait(batch, True)
         failed += batch.batch.failed
         results += batch.answers()
+        done += batch.count
     if failed:
         code = next(-result for result in results if result < 0)
         raise OSError(code, os.strerror(code))
     return results
-
-
-def _begin_transfers(
-    engine: Engine,
-    file: Any,
-    opcode: int,
-    address: int,
-    nbytes: int,
-    offsets: Any,
-    count: int,
-    place: int,
-) -> Batch:
-    number = file._checked_number()
-    engine.check_run()
-    engine.make_room(count)
-    common = pack_common(opcode, file._fixed, number, address, nbytes, max(place, 0))
-    batch = Batch.take(engine, count)
-    ring: Any = engine.ring
-    if lib.tu_batch_transfers(ring._ring, ring._tail, batch.batch, common, offsets) < 0:
-        raise ValueError("an offset must not be negative")
-    return batch

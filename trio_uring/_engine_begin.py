@@ -327,13 +327,12 @@ class EngineBegin(EngineFiles):
             tail - self._flushed
         ) & U32 or self.closed:
             return False
-        sqe = self.ring.entry(operation.position)
-        if sqe.user_data != operation.user_data:
-            return False  # the position of an operation that is 2**32 SQEs old
-        prep_nop(sqe, IGNORED_ID)
-        if operation.sent is not None:
-            operation.sent = None
-            prep_nop(self.ring.entry(operation.position - 1), IGNORED_ID)
+        for position, user_data in operation.entries():
+            sqe = self.ring.entry(position)
+            if sqe.user_data != user_data:
+                return False  # the position of an operation that is 2**32 SQEs old
+            prep_nop(sqe, IGNORED_ID)
+        operation.taken_back()
         return True
 
     # -- records that are no single operation --------------------------------------------------

@@ -128,24 +128,18 @@ async def _run_chains(
 ) -> tuple[Any, list[int]]:
     count = len(names)
     joined, starts = _joined(names)
-    engine.make_room(_CHAIN * count)
     memory = _memory(engine, count * PART_BYTES + _REST_BYTES)
     address = address_of(memory)
     numbers: Any = ffi.new("uint32_t[]", slots)
     batch = Batch.take(engine, _CHAIN * count, _CHAIN)
     ring: Any = engine.ring
     at = AT_FDCWD if dir_fd is None else dir_fd
-    try:
-        lib.tu_batch_files(
-            ring._ring, ring._tail, batch.batch, at, starts, numbers, os.O_RDONLY, address,
-            PART_BYTES, address + count * PART_BYTES, _REST_BYTES,
-        )  # fmt: skip
-    except BaseException:
-        batch.abandon()
-        raise
+    code = lib.tu_batch_files(
+        ring._ring, ring._tail, batch.batch, at, starts, numbers, os.O_RDONLY, address,
+        PART_BYTES, address + count * PART_BYTES, _REST_BYTES,
+    )  # fmt: skip
+    ring.check(code, "a batch")
     batch.begin(None, (memory, joined, starts))
-    if engine.clock_jumps:
-        engine.hold_clock(batch)
     await engine.wait(batch, True)
     return memory, batch.answers()
 
@@ -237,9 +231,8 @@ async def _stat_some(
     engine: Engine, paths: Sequence[Path], names: Sequence[bytes], at: int, flags: int
 ) -> list[os.stat_result | OSError]:
     joined, starts = _joined(names)
-    engine.check_run()
-    engine.make_room(len(paths))
     batch = Batch.take(engine, len(paths))
+    batch.take_number()
     memory, address = struct_memory("char[]", STATX_BYTES * len(paths))
     try:
         for number in range(len(paths)):
@@ -250,8 +243,6 @@ async def _stat_some(
         batch.abandon()
         raise
     batch.begin(None, (joined, starts, memory))
-    if engine.clock_jumps:
-        engine.hold_clock(batch)
     await engine.wait(batch, True)
     return [
         OSError(-answer, os.strerror(-answer), os.fspath(paths[number]))

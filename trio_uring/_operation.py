@@ -34,6 +34,7 @@ import trio
 from trio.lowlevel import Abort
 
 from ._lib import address_of, ffi
+from ._prep_entry import U32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -198,6 +199,16 @@ class Operation:
     def is_linked(self) -> bool:
         """As `Record.is_linked`."""
         return self.sent is not None
+
+    def entries(self) -> Iterable[tuple[int, int]]:
+        """Where its SQEs are, and the user_data of each."""
+        yield self.position, self.user_data
+        if self.sent is not None:
+            yield (self.position - 1) & U32, self.user_data | SEND_BIT
+
+    def taken_back(self) -> None:
+        """None of its SQEs was submitted, nor will be."""
+        self.sent = None
 
     @property
     def brings_fd(self) -> bool:

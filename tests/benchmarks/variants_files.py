@@ -81,12 +81,13 @@ def trio_uring_read_many(window: Window, path: str, depth: int, flags: int = 0) 
 
     async def main() -> None:
         async with await trio_uring.open_direct(path, flags) as file:
-            with mmap.mmap(-1, BLOCK * depth) as buffer:
+            # As the C program does it.
+            with trio_uring.register_buffer(BLOCK * depth) as buffer:
                 each = window.share(depth)
                 with window:
                     for start in taken(list(starts), each):
                         await file.read_many(buffer, order[start : start + depth])
-                check(buffer[-BLOCK:], order[start + depth - 1])
+                check(buffer.memory[-BLOCK:], order[start + depth - 1])
 
     trio_uring.run(main)
 

@@ -34,6 +34,7 @@
 
 #define TU_FEAT_SINGLE_MMAP (1U << 0)
 #define TU_FEAT_EXT_ARG (1U << 8)
+#define TU_FEAT_MIN_TIMEOUT (1U << 15)
 
 #define TU_ENTER_GETEVENTS (1U << 0)
 #define TU_ENTER_SQ_WAKEUP (1U << 1)

@@ -57,12 +57,15 @@ int tu_batch_begin(struct tu_ring *ring, struct tu_batch *batch)
     for (uint32_t place = 0; place < batch->count; place++)
         batch->results[place] = TU_PENDING;
     ring->batches[number] = batch;
+    ring->batched += batch->count;
     return 0;
 }
 
-void tu_batch_abandon(struct tu_ring *ring, const struct tu_batch *batch)
+void tu_batch_abandon(struct tu_ring *ring, struct tu_batch *batch)
 {
     ring->batches[batch->number] = NULL;
+    ring->batched -= batch->left;
+    batch->left = 0;
 }
 
 struct tu_batch *tu_batch_of(const struct tu_ring *ring, const struct tu_cqe *cqe)
@@ -78,38 +81,41 @@ int tu_batch_end_one(struct tu_ring *ring, struct tu_batch *batch, const struct 
 {
     batch->results[(uint32_t)cqe->user_data] = cqe->res;
     batch->failed += cqe->res < 0;
+    ring->batched--;
     if (--batch->left)
         return 0;
     tu_batch_abandon(ring, batch);
     return 1;
 }
 
-int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch,
-                       const char *template, const uint64_t *offsets)
+int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, struct tu_batch *batch, uint8_t opcode,
+                       uint8_t flags, int fd, uint64_t memory, uint32_t nbytes, uint16_t place,
+                       const uint64_t *offsets)
 {
-    for (uint32_t place = 0; place < batch->count; place++) {
-        if (offsets[place] > INT64_MAX) { /* -1 would be the file position */
-            tu_batch_abandon(ring, batch);
+    for (uint32_t i = 0; i < batch->count; i++)
+        if (offsets[i] > INT64_MAX) /* -1 would be the file position */
             return -EINVAL;
-        }
-    }
-    for (uint32_t place = 0; place < batch->count; place++) {
-        struct tu_sqe *sqe = entry(ring, tail + place);
-        memcpy(sqe, template, sizeof(*sqe));
-        sqe->off = offsets[place];
-        sqe->addr += (uint64_t)place * sqe->len;
-        sqe->user_data = name(batch->number, place);
-    }
+    int rc = tu_batch_begin(ring, batch);
+    if (rc)
+        return rc;
+    for (uint32_t i = 0; i < batch->count; i++)
+        *entry(ring, tail + i) = (struct tu_sqe){
+            .opcode = opcode, .flags = flags, .fd = fd, .off = offsets[i],
+            .addr = memory + (uint64_t)i * nbytes, .len = nbytes, .buf_index = place,
+            .user_data = name(batch->number, i)};
     return 0;
 }
 
 /* A read that ends early breaks a chain, which must not keep the file open: reads are hard-linked. If
  * the open fails, the rest is cancelled: there is nothing to close. A read that ends early is no sign
  * of the end of a file in /proc: the second one, at the file position, says whether there is more. */
-void tu_batch_files(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch, int dir_fd,
-                    const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
-                    uint32_t nbytes, uint64_t rest, uint32_t rest_nbytes)
+int tu_batch_files(struct tu_ring *ring, uint32_t tail, struct tu_batch *batch, int dir_fd,
+                   const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
+                   uint32_t nbytes, uint64_t rest, uint32_t rest_nbytes)
 {
+    int rc = tu_batch_begin(ring, batch);
+    if (rc)
+        return rc;
     for (uint32_t file = 0; 4 * file < batch->count; file++) {
         uint32_t slot = slots[file], first = 4 * file;
         *entry(ring, tail + first) = (struct tu_sqe){
@@ -126,4 +132,5 @@ void tu_batch_files(struct tu_ring *ring, uint32_t tail, const struct tu_batch *
         *entry(ring, tail + first + 3) = (struct tu_sqe){
             .opcode = OP_CLOSE, .file_index = slot + 1, .user_data = name(batch->number, first + 3)};
     }
+    return 0;
 }

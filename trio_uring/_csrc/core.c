@@ -449,21 +449,22 @@ static void clear_consumed(struct tu_ring *ring)
 }
 
 static int enter_and_wait(struct tu_ring *ring, uint32_t to_submit, uint32_t min_complete,
-                          uint32_t flags, int64_t timeout_ns)
+                          uint32_t flags, int64_t timeout_ns, int64_t gather_ns)
 {
     if (timeout_ns < 0)
         return enter_syscall(ring, to_submit, min_complete, flags, NULL, 0);
     if (!(ring->features & TU_FEAT_EXT_ARG))
         return enter_by_poll(ring, to_submit, min_complete, flags, timeout_ns);
     struct tu_timespec ts = {.sec = timeout_ns / 1000000000, .nsec = timeout_ns % 1000000000};
-    struct tu_getevents_arg arg = {.timespec = (uint64_t)(uintptr_t)&ts};
+    struct tu_getevents_arg arg = {.timespec = (uint64_t)(uintptr_t)&ts,
+                                   .min_wait_usec = (uint32_t)(gather_ns / 1000)};
     return enter_syscall(ring, to_submit, min_complete, flags | TU_ENTER_EXT_ARG, &arg, sizeof(arg));
 }
 
 static int enter(struct tu_ring *ring, uint32_t to_submit, uint32_t min_complete, uint32_t flags,
                  int64_t timeout_ns)
 {
-    int rc = enter_and_wait(ring, to_submit, min_complete, flags, timeout_ns);
+    int rc = enter_and_wait(ring, to_submit, min_complete, flags, timeout_ns, 0);
     clear_consumed(ring);
     return rc;
 }
@@ -509,6 +510,9 @@ int64_t tu_submit(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr)
 {
     EXCLUSIVE(ring, int64_t, submit(ring, tail, wait_nr, -1, 0));
 }
+
+/* How long a batch may keep other completions waiting. */
+#define GATHER_NS 100000
 
 /* -- completion -------------------------------------------------------------------------------- */
 
@@ -585,12 +589,41 @@ int tu_copy_cqes(struct tu_ring *ring, void *out, uint32_t max, uint32_t wait_nr
     EXCLUSIVE(ring, int, copy_cqes(ring, out, max, wait_nr, timeout_ns));
 }
 
+/* Nothing is in flight but batches, and the poll that every engine has. */
+static int only_batches(const struct tu_ring *ring)
+{
+    return ring->batched > 1 && ring->features & TU_FEAT_MIN_TIMEOUT && ring->ledger.entries &&
+           ring->ledger.in_flight <= (uint64_t)ring->batched + 1;
+}
+
+/* Waits for as many of them as there are: each wake-up costs as much as a read. Whatever else comes is
+ * seen GATHER_NS later at the most. */
+static int gather(struct tu_ring *ring, int64_t timeout_ns, void *out, uint32_t max)
+{
+    int64_t deadline = now_ns() + timeout_ns, left = timeout_ns;
+    for (;;) {
+        int count = consume(ring, out, max, 0);
+        if (count || !only_batches(ring) || (timeout_ns >= 0 && left <= 0))
+            return count;
+        int64_t at_least = left >= 0 && left < GATHER_NS ? left : GATHER_NS;
+        int rc = enter_and_wait(ring, 0, ring->batched, TU_ENTER_GETEVENTS, left, at_least);
+        if (rc < 0) {
+            count = consume(ring, out, max, 0);
+            return count ? count : rc;
+        }
+        if (timeout_ns >= 0)
+            left = deadline - now_ns();
+    }
+}
+
 static int submit_and_copy(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr, int64_t timeout_ns,
                            void *out, uint32_t max)
 {
     /* CQEs that are there already count: waiting for more would delay them. */
     uint32_t ready = cq_ready(ring);
     wait_nr = ready >= wait_nr ? 0 : wait_nr;
+    if (wait_nr == 1 && load_acquire(ring->sq_head) == tail && only_batches(ring))
+        return gather(ring, timeout_ns, out, max);
     int64_t rc = submit(ring, tail, wait_nr, timeout_ns, needs_enter(ring) ? TU_ENTER_GETEVENTS : 0);
     int count = consume(ring, out, max, 0);
     return count || rc >= 0 ? count : (int)rc;

@@ -78,6 +78,7 @@ struct tu_ring {
     struct tu_ledger ledger;
     struct tu_batch **batches;    /* by number; NULL: a free one */
     uint32_t batches_size;
+    uint32_t batched;             /* operations of batches that have not ended */
 };
 
 enum tu_counter {
@@ -135,17 +136,18 @@ enum { TU_RES_MIN = -4096 };
 /* Gives the batch a number, for the functions below; 0 or -ENOMEM. It must stay where it is until its
  * CQE was copied. The caller has made sure of room for the SQEs, and moves the tail. */
 int tu_batch_begin(struct tu_ring *ring, struct tu_batch *batch);
-/* SQEs like `template` (64 bytes), each with the next offset, and the next `len` bytes of memory.
- * -EINVAL: an offset is negative; nothing was written and the number is free again. */
-int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch,
-                       const char *template, const uint64_t *offsets);
-/* Four SQEs for each file: open into its slot, read `nbytes` to the next part of memory, read on to
- * `rest`, close. */
-void tu_batch_files(struct tu_ring *ring, uint32_t tail, const struct tu_batch *batch, int dir_fd,
-                    const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
-                    uint32_t nbytes, uint64_t rest, uint32_t rest_nbytes);
+/* tu_batch_begin, and SQEs with the next offset and the next `nbytes` of memory each; `place`: of that
+ * memory among the registered buffers. -EINVAL: an offset is negative; nothing was done. */
+int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, struct tu_batch *batch, uint8_t opcode,
+                       uint8_t flags, int fd, uint64_t memory, uint32_t nbytes, uint16_t place,
+                       const uint64_t *offsets);
+/* tu_batch_begin, and four SQEs for each file: open into its slot, read `nbytes` to the next part of
+ * memory, read on to `rest`, close. */
+int tu_batch_files(struct tu_ring *ring, uint32_t tail, struct tu_batch *batch, int dir_fd,
+                   const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
+                   uint32_t nbytes, uint64_t rest, uint32_t rest_nbytes);
 /* Its SQEs will not be submitted: the number is free again. */
-void tu_batch_abandon(struct tu_ring *ring, const struct tu_batch *batch);
+void tu_batch_abandon(struct tu_ring *ring, struct tu_batch *batch);
 
 /* Submits without waiting, and consumes the CQE for user_data if it is the only one there and has no
  * flags: its res. Else TU_RES_MIN: it has not ended, or there are CQEs to copy, or nothing was done. */
