@@ -75,7 +75,7 @@ MUTANTS = [
     Mutant(
         "taken_back_without_a_nop",
         "_engine_begin.py",
-        "SQEs old\n        prep_nop(sqe, IGNORED_ID)\n",
+        "SQEs old\n            prep_nop(sqe, IGNORED_ID)\n",
         "SQEs old\n",
         ("test_promises.py::promise_2", "test_races.py::test_an_open"),
     ),
@@ -417,7 +417,7 @@ MUTANTS = [
     Mutant(
         "what_was_not_submitted_stays",
         "_engine_begin.py",
-        "SQEs old\n        prep_nop(sqe, IGNORED_ID)\n",
+        "SQEs old\n            prep_nop(sqe, IGNORED_ID)\n",
         "SQEs old\n",
         ("test_traps.py::next_file",),
     ),
@@ -605,10 +605,24 @@ MUTANTS = [
     ),
     Mutant(
         "an_exchange_that_was_taken_back_sends",
-        "_engine_begin.py",
-        "            prep_nop(self.ring.entry(operation.position - 1), IGNORED_ID)\n",
-        "",
+        "_operation.py",
+        "            yield (self.position - 1) & U32, self.user_data | SEND_BIT\n",
+        "            pass\n",
         ("test_exchange.py::sends_nothing",),
+    ),
+    Mutant(
+        "a_batch_that_was_taken_back_keeps_its_number",
+        "_batch.py",
+        '        """As `Operation.taken_back`."""\n        self.abandon()\n',
+        '        """As `Operation.taken_back`."""\n',
+        ("test_many.py::before_it_is_submitted",),
+    ),
+    Mutant(
+        "half_a_batch_is_taken_back",
+        "_batch.py",
+        "        for place in range(self.count):\n            yield",
+        "        for place in range(self.count // 2):\n            yield",
+        ("test_many.py::before_it_is_submitted",),
     ),
     Mutant(
         "an_exchange_is_cancelled_by_half",

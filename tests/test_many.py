@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ async def _gate(
     yield
     await trio.lowlevel.checkpoint()
     assert_nothing_left()
+    assert engine().ring._ring.batched == 0
 
 
 @pytest.fixture
@@ -132,6 +134,73 @@ async def test_cancelled_before_it_began_it_writes_nothing(path: Path) -> None:
             await file.write_many(bytes(40), range(20))
     assert scope.cancelled_caught
     assert content_of(path) == before
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+async def test_a_batch_that_ends_before_it_is_submitted_writes_nothing(
+    path: Path, how: str
+) -> None:
+    """By another task in the same pass, whichever of the two comes first."""
+    before = content_of(path)
+    order: set[bool] = set()
+    while order != {True, False}:  # Trio shuffles the tasks of a pass
+        order.add(await write_was_begun_when_it_ended(path, how))
+        assert content_of(path) == before
+
+
+async def write_was_begun_when_it_ended(path: Path, how: str) -> bool:
+    """``write_many`` of one task, ended by another; it must raise what that means."""
+    file = await trio_uring.open_direct(path, os.O_RDWR)
+    scope = trio.CancelScope()
+    raised: list[str] = []
+    was_begun = False
+
+    async def write() -> None:
+        with scope:
+            try:
+                await file.write_many(bytes(40), range(20))
+            except trio.ClosedResourceError:
+                raised.append("closed")
+        if scope.cancelled_caught:
+            raised.append("cancelled")
+
+    async def end() -> None:
+        nonlocal was_begun
+        was_begun = engine().ring._ring.batched == 20
+        if how == "cancelled":
+            scope.cancel()
+        else:
+            await file.aclose()
+
+    async with file, trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        nursery.start_soon(end)
+    assert raised == [how]
+    return was_begun
+
+
+async def test_others_are_served_while_a_lone_batch_waits() -> None:
+    """A thread wakes a task although nothing of the batch has ended, and a timer fires."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, True)
+    token = trio.lowlevel.current_trio_token()
+    try:
+        async with await trio_uring.register(reader) as file:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stalled, file)
+                with trio.fail_after(WAIT_S):
+                    await passes(3)
+                    for _ in range(3):
+                        called = trio.Event()
+                        thread = threading.Thread(target=token.run_sync_soon, args=(called.set,))
+                        thread.start()
+                        await called.wait()
+                        thread.join()
+                        await trio.sleep(0.001)
+                    os.write(writer, bytes(16))
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 async def test_a_batch_that_waits_can_be_cancelled_and_closed() -> None:

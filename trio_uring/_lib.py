@@ -60,7 +60,18 @@ class _Lib(Protocol):
     ) -> int: ...
     def tu_batch_begin(self, ring: CData, batch: CData, /) -> int: ...
     def tu_batch_transfers(
-        self, ring: CData, tail: int, batch: CData, template: bytes, offsets: CData, /
+        self,
+        ring: CData,
+        tail: int,
+        batch: CData,
+        opcode: int,
+        flags: int,
+        fd: int,
+        memory: int,
+        nbytes: int,
+        place: int,
+        offsets: CData,
+        /,
     ) -> int: ...
     def tu_batch_files(
         self,
@@ -76,7 +87,7 @@ class _Lib(Protocol):
         rest: int,
         rest_nbytes: int,
         /,
-    ) -> None: ...
+    ) -> int: ...
     def tu_batch_abandon(self, ring: CData, batch: CData, /) -> None: ...
     def tu_try_one(self, ring: CData, tail: int, user_data: int, /) -> int: ...
     def tu_run_one(self, ring: CData, position: int, /) -> int: ...

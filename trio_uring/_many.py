@@ -23,6 +23,7 @@ from ._buffers import struct_memory
 from ._capabilities import capabilities
 from ._current import current_engine
 from ._direct import open_direct
+from ._engine_slots import path_bytes
 from ._fixed_file import new_buffer
 from ._lib import address_of, ffi, lib
 from ._prep import prep_statx
@@ -127,7 +128,7 @@ async def _run_chains(
     engine: Engine, names: Sequence[bytes], dir_fd: int | None, slots: list[int]
 ) -> tuple[Any, list[int]]:
     count = len(names)
-    joined, starts = _joined(names)
+    joined = _joined(names)
     memory = _memory(engine, count * PART_BYTES + _REST_BYTES)
     address = address_of(memory)
     numbers: Any = ffi.new("uint32_t[]", slots)
@@ -135,11 +136,11 @@ async def _run_chains(
     ring: Any = engine.ring
     at = AT_FDCWD if dir_fd is None else dir_fd
     code = lib.tu_batch_files(
-        ring._ring, ring._tail, batch.batch, at, starts, numbers, os.O_RDONLY, address,
+        ring._ring, ring._tail, batch.batch, at, joined, numbers, os.O_RDONLY, address,
         PART_BYTES, address + count * PART_BYTES, _REST_BYTES,
     )  # fmt: skip
     ring.check(code, "a batch")
-    batch.begin(None, (memory, joined, starts))
+    batch.begin(None, (memory, joined))
     await engine.wait(batch, True)
     return memory, batch.answers()
 
@@ -149,20 +150,13 @@ def _encoded(paths: Iterable[Path]) -> tuple[list[Path], list[bytes]]:
     if isinstance(paths, (str, bytes, os.PathLike)):
         raise TypeError(f"paths are needed, not one path: {paths!r}")
     wanted = list(paths)
-    names = [os.fsencode(path) for path in wanted]
-    if any(b"\0" in name for name in names):
-        raise ValueError("embedded null byte")
+    names = [path_bytes(path) for path in wanted]
     return wanted, names
 
 
-def _joined(names: Sequence[bytes]) -> tuple[Any, Any]:
-    """The names as C strings in one piece of memory, and the address of each."""
-    joined = ffi.from_buffer(b"\0".join(names) + b"\0")
-    start, starts = address_of(joined), []
-    for name in names:
-        starts.append(start)
-        start += len(name) + 1
-    return joined, ffi.new("uint64_t[]", starts)
+def _joined(names: Sequence[bytes]) -> Any:
+    """The names as C strings, one after the other."""
+    return ffi.from_buffer(b"\0".join(names) + b"\0")
 
 
 def _memory(engine: Engine, nbytes: int) -> Any:
@@ -230,7 +224,8 @@ async def stat_many(
 async def _stat_some(
     engine: Engine, paths: Sequence[Path], names: Sequence[bytes], at: int, flags: int
 ) -> list[os.stat_result | OSError]:
-    joined, starts = _joined(names)
+    joined = _joined(names)
+    start = address_of(joined)
     batch = Batch.take(engine, len(paths))
     batch.take_number()
     memory, address = struct_memory("char[]", STATX_BYTES * len(paths))
@@ -238,11 +233,12 @@ async def _stat_some(
         for number in range(len(paths)):
             sqe = engine.ring.entry(engine.ring.tail + number)
             place = address + STATX_BYTES * number
-            prep_statx(sqe, at, starts[number], flags, STATX_BASIC_STATS, place, batch.name(number))
+            prep_statx(sqe, at, start, flags, STATX_BASIC_STATS, place, batch.name(number))
+            start += len(names[number]) + 1
     except BaseException:
         batch.abandon()
         raise
-    batch.begin(None, (joined, starts, memory))
+    batch.begin(None, (joined, memory))
     await engine.wait(batch, True)
     return [
         OSError(-answer, os.strerror(-answer), os.fspath(paths[number]))

@@ -110,7 +110,7 @@ int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, struct tu_batch *bat
  * the open fails, the rest is cancelled: there is nothing to close. A read that ends early is no sign
  * of the end of a file in /proc: the second one, at the file position, says whether there is more. */
 int tu_batch_files(struct tu_ring *ring, uint32_t tail, struct tu_batch *batch, int dir_fd,
-                   const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
+                   const char *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
                    uint32_t nbytes, uint64_t rest, uint32_t rest_nbytes)
 {
     int rc = tu_batch_begin(ring, batch);
@@ -119,8 +119,9 @@ int tu_batch_files(struct tu_ring *ring, uint32_t tail, struct tu_batch *batch, 
     for (uint32_t file = 0; 4 * file < batch->count; file++) {
         uint32_t slot = slots[file], first = 4 * file;
         *entry(ring, tail + first) = (struct tu_sqe){
-            .opcode = OP_OPENAT, .flags = F_LINK, .fd = dir_fd, .addr = paths[file],
+            .opcode = OP_OPENAT, .flags = F_LINK, .fd = dir_fd, .addr = (uintptr_t)paths,
             .op_flags = flags, .file_index = slot + 1, .user_data = name(batch->number, first)};
+        paths += strlen(paths) + 1;
         *entry(ring, tail + first + 1) = (struct tu_sqe){
             .opcode = OP_READ, .flags = F_FIXED_FILE | F_HARDLINK, .fd = (int32_t)slot,
             .off = UINT64_MAX, .addr = memory + (uint64_t)file * nbytes, .len = nbytes,

@@ -706,9 +706,11 @@ static int64_t try_one(struct tu_ring *ring, uint32_t tail, uint64_t user_data)
     if (cq_ready(ring))
         return TU_RES_MIN;
     int64_t rc = submit(ring, tail, 0, -1, needs_enter(ring) ? TU_ENTER_GETEVENTS : 0);
-    /* What is linked goes on as deferred work. */
+    /* What is linked goes on as deferred work: 20 pieces for each enter, or as many as are waited for. */
     if (rc >= 0 && needs_enter(ring))
-        rc = enter(ring, 0, 0, TU_ENTER_GETEVENTS, -1);
+        rc = enter(ring, 0, ring->batched, TU_ENTER_GETEVENTS, ring->batched ? 0 : -1);
+    if (rc == -ETIME)
+        rc = 0;
     if (rc < 0 || !cq_ready(ring))
         return TU_RES_MIN;
     const struct tu_cqe *cqe = cqe_at(ring, 0);

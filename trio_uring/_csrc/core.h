@@ -141,10 +141,10 @@ int tu_batch_begin(struct tu_ring *ring, struct tu_batch *batch);
 int tu_batch_transfers(struct tu_ring *ring, uint32_t tail, struct tu_batch *batch, uint8_t opcode,
                        uint8_t flags, int fd, uint64_t memory, uint32_t nbytes, uint16_t place,
                        const uint64_t *offsets);
-/* tu_batch_begin, and four SQEs for each file: open into its slot, read `nbytes` to the next part of
- * memory, read on to `rest`, close. */
+/* tu_batch_begin, and four SQEs for each of `paths`, which follow each other in memory: open into its
+ * slot, read `nbytes` to the next part of memory, read on to `rest`, close. */
 int tu_batch_files(struct tu_ring *ring, uint32_t tail, struct tu_batch *batch, int dir_fd,
-                   const uint64_t *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
+                   const char *paths, const uint32_t *slots, uint32_t flags, uint64_t memory,
                    uint32_t nbytes, uint64_t rest, uint32_t rest_nbytes);
 /* Its SQEs will not be submitted: the number is free again. */
 void tu_batch_abandon(struct tu_ring *ring, struct tu_batch *batch);
