@@ -7,12 +7,12 @@ import gc
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import trio_uring
 
@@ -60,15 +60,40 @@ def _leak_gate() -> Iterator[None]:
     assert not left, f"file descriptors left open: {left}"
 
 
+@pytest.hookimpl(trylast=True)  # pytest-trio has marked what is async by then
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """pytest-trio has remembered the `trio.run` of before `run_modes.install`."""
+    """Runs of tests end at the gate below; and pytest-trio has remembered the `trio.run` of before
+    `run_modes.install`.
+
+    It also does not run async fixtures with autouse.
+    """
     import trio
     from run_modes import trio_run
 
     for item in items:
         runs = [marker.kwargs.get("run") for marker in item.iter_markers("trio")]
-        if runs and all(run in (None, trio_run) for run in runs):
-            item.add_marker(pytest.mark.trio(run=trio.run), append=False)
+        if runs:
+            usual = all(run in (None, trio_run) for run in runs)
+            run = trio.run if usual else next(run for run in runs if run)
+            item.add_marker(pytest.mark.trio(run=_gated(run)), append=False)
+
+
+def _gated(run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run``, but a test that leaves something in the ring of its run has failed."""
+    import trio
+
+    from trio_uring.testing import assert_nothing_left
+
+    def gated(async_fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        async def main() -> Any:
+            result = await async_fn(*args)
+            await trio.lowlevel.checkpoint()
+            assert_nothing_left()
+            return result
+
+        return run(main, **options)
+
+    return gated
 
 
 @pytest.fixture(scope="session")

@@ -4,34 +4,20 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from engine_help import LONG, WAIT_S, engine, passes, rounds, socket_pair
 
 import trio_uring
-from trio_uring.testing import TINY_RING, adopt_ring, assert_nothing_left, requires_kernel_feature
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from trio_uring.testing import TINY_RING, adopt_ring, requires_kernel_feature
 
 pytestmark = requires_kernel_feature("direct_descriptors")
 
 
-@pytest.fixture(params=["adopted", "hosted"])
+@pytest.fixture(params=["adopted", "hosted"], autouse=True)
 def _driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIO_URING_DRIVER", request.param)
-
-
-both_drivers = pytest.mark.usefixtures("_driver")
-
-
-@pytest.fixture(autouse=True)
-async def _gate(_driver: None) -> AsyncIterator[None]:
-    yield
-    await trio.lowlevel.checkpoint()
-    assert_nothing_left()
 
 
 async def warm(sock: trio_uring.FixedSocket, peer: socket.socket) -> None:

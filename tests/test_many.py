@@ -20,14 +20,12 @@ from trio_uring.lowlevel import Op
 from trio_uring.testing import (
     TINY_RING,
     adopt_ring,
-    assert_nothing_left,
     requires_direct_descriptors,
     requires_op,
     used_slots,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
 pytestmark = requires_direct_descriptors()
@@ -37,14 +35,8 @@ NAMES = [name for name in dir(os.stat("/")) if name.startswith("st_") and "atime
 
 
 @pytest.fixture(params=["adopted", "hosted"], autouse=True)
-async def _gate(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[None]:
+def _driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIO_URING_DRIVER", request.param)
-    yield
-    await trio.lowlevel.checkpoint()
-    assert_nothing_left()
-    assert engine().ring._ring.batched == 0
 
 
 @pytest.fixture

@@ -127,6 +127,7 @@ def _left(engine: Engine) -> list[str]:
     statistics = statistics_of(engine)
     counted = {
         "operations in flight": statistics.operations_in_flight,
+        "operations of batches": engine.ring._ring.batched,
         "slots used": statistics.slots_used,
         "slots in quarantine": statistics.slots_quarantined,
         "receive buffers lent": statistics.buffers_lent,
