@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-import time
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from outcome import Error
@@ -92,28 +92,29 @@ class Engine(EngineBegin):
         One system call at the most. An empty list: the time is over.
         """
         self._hand_over()
+        ring = self.ring
         deadline = 0
         if timeout_ns:
             if self._stash:
                 timeout_ns = 0
             else:
-                deadline = time.monotonic_ns() + timeout_ns
+                deadline = monotonic_ns() + timeout_ns
         while True:
-            count = self.ring.turn(1 if timeout_ns else 0, timeout_ns)
-            self._flushed = self.ring.tail
+            count = ring.turn(1 if timeout_ns else 0, timeout_ns)
+            self._flushed = ring._tail
             if count > 0:
-                self.overflow_count += count == self.ring.cq_entries
+                self.overflow_count += count == ring._copy_max
                 break
             if count < 0 and count not in _TRY_AGAIN:
-                self.ring.check(count, "io_uring_enter")
+                ring.check(count, "io_uring_enter")
             if self.cancelled_chains:
                 self._hand_over()
                 if self._stash:
                     break  # it took out completions, and no other may come
             # io_uring_enter hides ETIME and EINTR once it has submitted something: ask the clock.
-            if not timeout_ns or (timeout_ns := deadline - time.monotonic_ns()) <= 0:
+            if not timeout_ns or (timeout_ns := deadline - monotonic_ns()) <= 0:
                 break
-        cqes = self.ring.turned(count)
+        cqes = ring.turned(count)
         self.completed += len(cqes)
         if self._stash:
             cqes, self._stash = self._stash + cqes, []

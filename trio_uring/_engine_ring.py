@@ -147,6 +147,8 @@ class EngineRing(Ring):
         """The completions of the last turn: user_data, res, flags."""
         if count <= 0:
             return []
+        if count == 1:
+            return [self._cqe_struct.unpack_from(self._copied_view)]
         return list(self._cqe_struct.iter_unpack(self._copied_view[: count * 16]))
 
     def has_completions(self) -> bool:
