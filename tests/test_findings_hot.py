@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import sys
@@ -17,8 +18,12 @@ from engine_help import WAIT_S, connect, engine, listen, passes, rounds, socket_
 
 import trio_uring
 from trio_uring import RingOptions
+from trio_uring._batch import Batch
 from trio_uring._hot import ALONE_MIN
-from trio_uring._lib import lib
+from trio_uring._lib import address_of, ffi, lib
+from trio_uring._many import PART_BYTES
+from trio_uring._prep import prep_nop, prep_read
+from trio_uring.lowlevel import SqeFlag
 from trio_uring.testing import adopt_ring, requires_direct_descriptors, used_slots
 
 if TYPE_CHECKING:
@@ -122,6 +127,28 @@ async def test_a_pipe_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @both_drivers
+async def test_a_pipe_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain has read more than fits. To open it would wait for a writer, if the kernel does so
+    in a thread of its own.
+    """
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(fifo, os.O_WRONLY)
+    monkeypatch.setattr("trio_uring._many.open_direct", None)
+    try:
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+        assert os.write(writer, bytes(PART_BYTES + 10)) == PART_BYTES + 10
+        with trio.fail_after(WAIT_S):
+            (found,) = await trio_uring.read_files([fifo])
+        assert isinstance(found, OSError)
+        assert found.errno == errno.ESPIPE
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@both_drivers
 async def test_read_files_makes_do_with_the_slots_that_are_free(tmp_path: Path) -> None:
     """It waits for one at the most, and keeps nobody waiting who would have got one."""
     path = tmp_path / "file"
@@ -195,6 +222,47 @@ async def test_cancelled_chains_that_end_at_once_are_not_slept_over() -> None:
                     await trio_uring.read_files([path])
     finally:
         os.close(reader_alone)
+
+
+async def test_each_link_of_a_cancelled_chain_is_cancelled_in_its_turn() -> None:
+    """The second read begins when a worker thread of the kernel has given up the first, and nothing
+    else is in flight that would wake the loop.
+    """
+    (reader, writer), (reader2, writer2) = os.pipe(), os.pipe()
+    try:
+        async with (
+            await trio_uring.register(reader) as first,
+            await trio_uring.register(reader2) as second,
+        ):
+            with trio.fail_after(WAIT_S):
+                for count in range(rounds(100, 2000)):
+                    with trio.move_on_after(0.0002 * (count % 5)):
+                        await read_both(first, second)
+            assert engine().ring._ring.stepwise == 0
+    finally:
+        for fd in (reader, writer, reader2, writer2):
+            os.close(fd)
+
+
+async def read_both(first: trio_uring.FixedFile, second: trio_uring.FixedFile) -> None:
+    """One after the other, and then something that must be done."""
+    memory = ffi.new("char[]", 2)
+    batch = Batch.take(engine(), 3, 3)
+    batch.take_number()
+    ring = engine().ring
+    for place, (file, flags) in enumerate(((first, SqeFlag.ASYNC), (second, SqeFlag(0)))):
+        prep_read(
+            ring.entry(ring.tail + place),
+            file._checked_number(),
+            address_of(memory) + place,
+            1,
+            -1,
+            batch.name(place),
+            file._fixed | flags | SqeFlag.IO_HARDLINK,
+        )
+    prep_nop(ring.entry(ring.tail + 2), batch.name(2))
+    batch.begin(None, memory)
+    await engine().wait(batch)
 
 
 @both_drivers

@@ -114,6 +114,7 @@ class Batch(Operation):
         self._left = int(self.batch.left)
         if self.chain and self not in self.engine.cancelled_chains:
             self.engine.cancelled_chains.append(self)
+            self.engine.ring._ring.stepwise += 1
         for place, result in enumerate(self.answers()):
             must_run = self.chain and place % self.chain == self.chain - 1
             if result == _PENDING and not must_run:
@@ -143,6 +144,7 @@ class Batch(Operation):
         self.closing = self.bounded = False
         if self in self.engine.cancelled_chains:
             self.engine.cancelled_chains.remove(self)
+            self.engine.ring._ring.stepwise -= 1
         self.engine.remove_record(self)
         self.engine.spare_batch = self
 

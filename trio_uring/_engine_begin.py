@@ -51,6 +51,30 @@ _WHOLE = int(socket.MSG_NOSIGNAL | socket.MSG_WAITALL)
 class EngineBegin(EngineFiles):
     """The records of the operations in flight, and how they begin."""
 
+    __slots__ = (
+        "_cancels",
+        "_flushed",
+        "_free_indices",
+        "_generation",
+        "_prompt_left",
+        "_stash",
+        "cancelled_chains",
+        "cancels_sent",
+        "clock_jumps",
+        "completed",
+        "driver",
+        "failure",
+        "late_completions",
+        "notifications",
+        "overflow_count",
+        "pool",
+        "queue_full_count",
+        "records",
+        "scratch_pool",
+        "sent",
+        "token",
+    )
+
     def __init__(self, options: RingOptions, driver: Driver, ring: EngineRing) -> None:
         super().__init__(options, ring)
         self.driver = driver

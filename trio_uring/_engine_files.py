@@ -22,6 +22,24 @@ if TYPE_CHECKING:
 class EngineFiles:
     """The part of `Engine` that no operation is awaited in."""
 
+    # CPython keeps 30 attributes inline at the most; an engine has more.
+    __slots__ = (
+        "__weakref__",
+        "_buffers_tried",
+        "_table",
+        "buffer_places",
+        "buffers",
+        "closed",
+        "files",
+        "has_buffer_table",
+        "options",
+        "pid",
+        "reclaim",
+        "ring",
+        "spare_batch",
+        "spare_memory",
+    )
+
     def __init__(self, options: RingOptions, ring: EngineRing) -> None:
         self.options = options
         self.ring = ring

@@ -124,6 +124,11 @@ def _fields(attrs_class: Any) -> set[str]:
 class HotEngine(Engine):
     """The engine of the adopted driver."""
 
+    __slots__ = (
+        "_passes_alone",
+        "_runner",
+    )
+
     def __init__(self, options: RingOptions, driver: Driver, ring: EngineRing, runner: Any) -> None:
         self._runner = runner
         self._passes_alone = 0

@@ -176,10 +176,15 @@ async def _read_whole(path: Path, dir_fd: int | None, again: bool = False) -> by
     parts: list[bytes] = []
     position = 0
     try:
+        if again:
+            (status,) = await stat_many([path], dir_fd=dir_fd)
+            if isinstance(status, OSError):
+                raise status
+            # What a chain has read of a pipe is gone; and to open one waits for a writer.
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
         async with await open_direct(path, dir_fd=dir_fd) as file:
             seekable = stat.S_ISREG((await file.stat()).st_mode)
-            if again and not seekable:  # what a chain has read of a pipe is gone
-                raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
             while part := await (
                 file.read_at(_WHOLE_BYTES, position) if seekable else file.read(_WHOLE_BYTES)
             ):

@@ -592,7 +592,7 @@ int tu_copy_cqes(struct tu_ring *ring, void *out, uint32_t max, uint32_t wait_nr
 /* Nothing is in flight but batches, and the poll that every engine has. */
 static int only_batches(const struct tu_ring *ring)
 {
-    return ring->batched > 1 && ring->features & TU_FEAT_MIN_TIMEOUT && ring->ledger.entries &&
+    return ring->batched > 1 && !ring->stepwise && ring->features & TU_FEAT_MIN_TIMEOUT && ring->ledger.entries &&
            ring->ledger.in_flight <= (uint64_t)ring->batched + 1;
 }
 

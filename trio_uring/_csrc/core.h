@@ -79,6 +79,7 @@ struct tu_ring {
     struct tu_batch **batches;    /* by number; NULL: a free one */
     uint32_t batches_size;
     uint32_t batched;             /* operations of batches that have not ended */
+    uint32_t stepwise;            /* batches of which Python wants to know when one of them ends */
 };
 
 enum tu_counter {
