@@ -98,10 +98,12 @@ class SocketReceive(SocketSetup):
     async def _take_received(self, bufsize: int, flags: int) -> bytes:
         await trio.lowlevel.checkpoint()
         data = self._received.popleft()
-        if len(data) > bufsize or flags & stdlib_socket.MSG_PEEK:
-            rest = data if flags & stdlib_socket.MSG_PEEK else data[bufsize:]
-            self._received.appendleft(rest)
-        return data[:bufsize]
+        if flags & stdlib_socket.MSG_PEEK:
+            self._received.appendleft(data)
+        elif len(data) > bufsize:
+            # A view: a chunk may be long, and be taken in small pieces.
+            self._received.appendleft(memoryview(data)[bufsize:])
+        return bytes(data[:bufsize])
 
     @enable_ki_protection
     async def recv_into(self, buffer: WritableBuffer, nbytes: int = 0, flags: int = 0) -> int:
