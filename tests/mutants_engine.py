@@ -284,6 +284,20 @@ MUTANTS = [
         ("test_recv_bundles.py::stalls",),
     ),
     Mutant(
+        "a_stream_that_flows_is_received_buffer_by_buffer",
+        "_socket_receive.py",
+        "                    self._may_share = False\n",
+        "                    pass\n",
+        ("test_recv_bundles.py::full_buffer",),
+    ),
+    Mutant(
+        "a_stream_that_has_flowed_keeps_memory_of_its_own",
+        "_socket_receive.py",
+        "self.type is stdlib_socket.SOCK_STREAM and count <= engine.options.recv_buffer_bytes",
+        "False",
+        ("test_recv_bundles.py::full_buffer",),
+    ),
+    Mutant(
         "drain_leaves_what_it_returns",
         "_recv_multishot.py",
         "        self._chunks.clear()\n        return chunks",

@@ -19,6 +19,7 @@ from test_handle_life import Steps
 import trio_uring
 from trio_uring import RingOptions, _recv_multishot
 from trio_uring._capabilities import capabilities
+from trio_uring._fixed_file import new_buffer
 from trio_uring._prep import prep_recv
 from trio_uring._recv_multishot import CHUNKS_MAX
 from trio_uring.lowlevel import Op, SqeFlag
@@ -106,12 +107,14 @@ def assert_all_given_back() -> None:
     assert (buffers.returned, buffers.lent) == (0, 0)
 
 
-async def send_all(peer: socket.socket, data: bytes, randomly: random.Random) -> None:
-    """In pieces of 1 to 2,000 bytes; then the end."""
+async def send_all(
+    peer: socket.socket, data: bytes, randomly: random.Random, nbytes: int = 2000
+) -> None:
+    """In pieces of 1 to ``nbytes`` bytes; then the end."""
     stream = trio.socket.from_stdlib_socket(peer.dup())
     with stream:
         while data:
-            sent = await stream.send(data[: randomly.randint(1, 2000)])
+            sent = await stream.send(data[: randomly.randint(1, nbytes)])
             data = data[sent:]
         stream.shutdown(socket.SHUT_WR)
 
@@ -282,6 +285,50 @@ async def test_what_a_bundle_left_is_received_in_small_pieces() -> None:
                     assert type(chunk) is bytes
                     got += chunk
             assert got == NUMBERED[:1000]
+
+
+# -- recv ------------------------------------------------------------------------------------------
+
+
+async def test_a_receive_behind_a_full_buffer_takes_more_than_one() -> None:
+    """And when little has come, the next takes a shared buffer again."""
+    adopt_ring(FEW)
+    async with socket_pair() as (sock, peer):
+        for _ in range(3):
+            peer.send(NUMBERED[:500])
+            assert await sock.recv(4096) == NUMBERED[:SIZE]
+            assert await sock.recv(4096) == NUMBERED[SIZE:500]
+            peer.send(NUMBERED[:SIZE])  # full to the last byte, and nothing behind it
+            assert await sock.recv(4096) == NUMBERED[:SIZE]
+            with trio.move_on_after(0):
+                await sock.recv(4096)
+            peer.send(b"little")
+            assert await sock.recv(4096) == b"little"
+        peer.send(NUMBERED[:500])
+        assert await sock.recv(4096) == NUMBERED[:SIZE]
+
+
+async def test_a_large_receive_does_not_take_as_much_memory_as_it_might(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a stream that flows 256 KiB at the most; all of it comes."""
+    data = random.Random(1).randbytes(1 << 21)
+    taken: list[int] = []
+
+    def counted(kind: str, nbytes: int) -> object:
+        taken.append(nbytes)
+        return new_buffer(kind, nbytes)
+
+    monkeypatch.setattr("trio_uring._socket_receive.new_buffer", counted)
+    sock, peer = await tcp_pair()
+    with peer, trio.fail_after(WAIT_S):
+        async with sock, trio.open_nursery() as nursery:
+            nursery.start_soon(send_all, peer, data, random.Random(2), 1 << 20)
+            got = b""
+            while chunk := await sock.recv(1 << 29):
+                got += chunk
+    assert got == data
+    assert set(taken) == {1 << 18}
 
 
 # -- how bundles end -------------------------------------------------------------------------------
