@@ -162,15 +162,23 @@ class BufferRing:
         lib.tu_buf_ring_advance(memory, count)
         self._tail = (self._tail + count) & 0xFFFF
 
-    def give(self, ids: CData, count: int, base: int, nbytes: int) -> None:
-        """Adds and shows buffers by their ids (``uint16_t[]``), in memory that the caller keeps.
+    def give_in_order(self, returned: CData, base: int, nbytes: int) -> int:
+        """Adds and shows the buffers that are next in the order of ids; how many.
 
-        They have ``nbytes`` each and follow each other from the address ``base`` on. For code that
-        does without `add` and `get`.
+        For code that does without `add` and `get`: there are as many buffers as entries, of
+        ``nbytes`` each, following each other from the address ``base`` on in memory that the caller
+        keeps. Those with a 1 in ``returned`` (``uint8_t[]``, by id) are added up to the first that
+        has none; it is a 0 then.
         """
         _, memory = self._live()
-        lib.tu_buf_ring_give(memory, self._mask, ids, count, base, nbytes)
+        count = lib.tu_buf_ring_give_in_order(memory, self._mask, returned, base, nbytes)
         self._tail = (self._tail + count) & 0xFFFF
+        return count
+
+    def lengths(self) -> memoryview:
+        """Of the buffers in the entries, by place; the kernel may have shortened them."""
+        self._live()
+        return self._entries.cast("I")[2::4]
 
     def fill(self, memory: WritableBuffer, nbytes: int) -> int:
         """Cuts ``memory`` into buffers of ``nbytes`` with the ids 0, 1, 2, ..., and adds them all.

@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import socket
 
 import attrs
 
-from ._abi import Op
+from ._abi import CqeFlag, Feature, Op, RecvSendFlag
 from ._errors import RingUnavailableError
 from ._ring import Ring
+from ._structs import BufferSelection
 
 
 @attrs.frozen(kw_only=True)
@@ -28,6 +30,10 @@ class Capabilities:
     """Direct descriptors at all (5.15)."""
     lets_go_late: bool
     """A closed slot's file lives on while an operation on another slot is in flight (to 6.12)."""
+    bundles: bool
+    """One completion of a receive can bring several provided buffers (6.10)."""
+    limits_receives: bool
+    """A multishot receive can be told after how many bytes it ends (6.17)."""
     install: bool = attrs.field(
         init=False,
         default=attrs.Factory(lambda self: Op.FIXED_FD_INSTALL in self.ops, takes_self=True),
@@ -49,7 +55,14 @@ def capabilities() -> Capabilities:
         direct = _knows_direct_descriptors(ring)
         ops = frozenset(ring.get_probe().supported)
         late = direct and _lets_go_late(ring)
-        return Capabilities(ops=ops, direct=direct, lets_go_late=late)
+        bundles = bool(ring.features & Feature.RECVSEND_BUNDLE) and _receives_bundles(ring, 0)
+        return Capabilities(
+            ops=ops,
+            direct=direct,
+            lets_go_late=late,
+            bundles=bundles,
+            limits_receives=bundles and _receives_bundles(ring, 1),
+        )
 
 
 def _knows_direct_descriptors(ring: Ring) -> bool:
@@ -91,3 +104,19 @@ def _lets_go_late(ring: Ring) -> bool:
     finally:
         for end in ends:
             os.close(end)
+
+
+def _receives_bundles(ring: Ring, limit: int) -> bool:
+    """Whether a multishot receive may take several buffers; what it does not know is EINVAL."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ring.setup_buf_ring(2, 0) as buffers:
+        buffers.fill(bytearray(2), 1)
+        theirs.send(b"xy")
+        sqe = ring.recv_multishot(1, ours.fileno(), BufferSelection(0))
+        sqe.ioprio |= RecvSendFlag.BUNDLE
+        sqe.optlen = limit
+        ring.submit()
+        cqe = last = ring.copy_cqe()
+        while last.flags & CqeFlag.MORE:  # no buffer is left: that ends it
+            last = ring.copy_cqe()
+        return cqe.res > 0

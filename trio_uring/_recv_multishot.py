@@ -5,6 +5,9 @@ The only sign that a multishot has ended is a CQE without F_MORE. It ends for ma
 of the stream, an error, no buffer left, a cancel, or because the kernel chose to. Data that came
 before are always delivered first. The chunks taken ahead are bounded: at the bound the multishot is
 cancelled, and armed again when the loop has caught up.
+
+Where the kernel has bundles, a chunk may be several shared buffers in one piece: of at most
+`CHUNKS_MAX` where that can be said (6.17), else of as many as there are.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._abi import Op
+from ._abi import Op, RecvSendFlag
 from ._capabilities import capabilities
 from ._operation import BUFFER_SELECT, CANCELLED, F_BUFFER, F_MORE, Record
 from ._prep import prep_recv_multishot
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from ._socket_receive import SocketReceive
 
 CHUNKS_MAX = 16
+# What the kernel counts with fits in an int.
+_BUNDLE_BYTES_MAX = 1 << 30
 
 
 class ReceivedData(Record):
@@ -52,6 +57,7 @@ class ReceivedData(Record):
         self._starved = False
         # SEND_ZC came with 6.0, and so did multishot receive.
         self._supported = Op.SEND_ZC in capabilities().ops
+        self._buffer_bytes = 0
 
     async def __aenter__(self) -> ReceivedData:
         if self._entered:
@@ -59,7 +65,7 @@ class ReceivedData(Record):
         self._engine.check_run()
         self.file._start_receiving()
         self._entered = True
-        self._chunks.extend(self.file._received)
+        self._chunks.extend(map(bytes, self.file._received))
         self.file._received.clear()
         return self
 
@@ -112,6 +118,24 @@ class ReceivedData(Record):
             if self._leaver is not None:
                 self._leaver.wake()
 
+    @enable_ki_protection
+    async def drain(self) -> list[bytes]:
+        """All chunks that have come, for the price of one: in order, at least one, waiting for it.
+
+        ``[]`` at the end of the stream, and only there. Else it is as ``async for`` is: it may not
+        be called while another task waits for data, what came before an error is delivered before
+        it, and what was not returned because of a cancellation the next call returns.
+        """
+        try:
+            first = await self.__anext__()
+        except StopAsyncIteration:
+            # If the end was known, so far only a cancellation would have been noticed.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return []
+        chunks = [first, *self._chunks]
+        self._chunks.clear()
+        return chunks
+
     def _begin_again(self) -> bool:
         """Raises what has ended it, or arms it again, or says that it cannot be."""
         if self._end is not None:
@@ -157,23 +181,39 @@ class ReceivedData(Record):
         number = socket._checked_number()
         sqe = engine.own_sqe()
         engine.add_record(self)
+        known = capabilities()
+        self._buffer_bytes = engine.buffers.nbytes  # type: ignore[union-attr]
         prep_recv_multishot(sqe, number, 0, 0, 0, self.user_data, BUFFER_SELECT | socket._fixed)
+        if known.bundles:
+            sqe.ioprio |= RecvSendFlag.BUNDLE
+        if known.limits_receives:
+            sqe.optlen = self._bytes_ahead_max()
         socket._in_flight += 1
         self._armed = True
         self._cancelling = False
+
+    def _bytes_ahead_max(self) -> int:
+        return min(CHUNKS_MAX * self._buffer_bytes, _BUNDLE_BYTES_MAX)
+
+    def _is_far_ahead(self) -> bool:
+        chunks = self._chunks
+        # One chunk, as large as it may be, is not ahead of a loop that waits for it.
+        return len(chunks) >= CHUNKS_MAX or (
+            len(chunks) > 1 and sum(map(len, chunks)) >= self._bytes_ahead_max()
+        )
 
     def complete(self, res: int, flags: int) -> None:
         """A CQE of the multishot."""
         engine = self._engine
         chunks = self._chunks
-        if res > 0 and flags & F_MORE and len(chunks) < CHUNKS_MAX - 1:
+        if 0 < res <= self._buffer_bytes and flags & F_MORE and len(chunks) < CHUNKS_MAX - 1:
             # Nearly all are of this kind; its buffer is a shared one.
-            chunks.append(engine.buffers.take(flags, res))  # type: ignore[union-attr]
+            chunks.append(engine.buffers.take_bundle(flags, res))  # type: ignore[union-attr]
             self._reader.wake()
             return
         if flags & F_BUFFER and engine.buffers is not None:
             if res > 0:
-                chunks.append(engine.buffers.take(flags, res))
+                chunks.append(engine.buffers.take_bundle(flags, res))
             else:
                 engine.return_buffer(flags)
         if not flags & F_MORE:
@@ -189,7 +229,7 @@ class ReceivedData(Record):
             elif res < 0:
                 self._end = res
             self.file._operation_ended()
-        elif len(chunks) >= CHUNKS_MAX and not self._cancelling:
+        elif self._is_far_ahead() and not self._cancelling:
             self._cancelling = True
             engine.cancel(self)
         if chunks or not self._armed:

@@ -4,6 +4,10 @@
 A receive takes a buffer from this provided buffer ring only when data are there: a thousand idle
 connections lend nothing to the kernel. The data are copied out as soon as the completion is seen,
 and the buffer goes back before the next system call.
+
+Buffers go back in the order of their ids, which is the order in which the kernel took them: one
+that comes back early waits for those before it. So what a bundle took (6.10: several buffers for
+one completion, which names only the first) follows each other in memory, up to the last buffer.
 """
 
 from __future__ import annotations
@@ -42,10 +46,13 @@ class SharedBuffers:
         # By id, made beforehand: what `take` reads from.
         first: Any = ffi.cast("char *", memory)
         self._starts = [first + number * nbytes for number in range(count)]
-        # KERNEL OWNS every buffer whose id is not lent or among the first `returned` of these.
-        self._ids = ffi.new("uint16_t[]", list(range(count)))
+        # By id. KERNEL OWNS every buffer that is neither lent nor flagged here.
+        self._flags: Any = ffi.new("uint8_t[]", b"\1" * count)
+        self._is_back = memoryview(ffi.buffer(self._flags))
+        # How many flags are set.
         self.returned = count
         self._ring: BufferRing = ring.setup_buf_ring(count, GROUP_ID)
+        self._lengths = self._ring.lengths()
         self.give_back()
 
     @property
@@ -62,11 +69,37 @@ class SharedBuffers:
     def take(self, flags: int, nbytes: int) -> bytes:
         """A copy of what a completion with these flags received; its buffer is returned."""
         buffer_id = flags >> BUFFER_SHIFT
-        self._ids[self.returned] = buffer_id
+        self._is_back[buffer_id] = 1
         self.returned += 1
         return _unpack(self._starts[buffer_id], nbytes)
 
+    def take_bundle(self, flags: int, nbytes: int) -> bytes:
+        """`take` for a completion that may have taken several buffers."""
+        buffer_id = flags >> BUFFER_SHIFT
+        # Not the length of all: the kernel shortens a buffer to what it expects to come, and leaves
+        # it in the ring like that for the next receive, if nothing came.
+        if nbytes > self._lengths[buffer_id]:
+            return self._take_several(buffer_id, nbytes)
+        self._is_back[buffer_id] = 1
+        self.returned += 1
+        return _unpack(self._starts[buffer_id], nbytes)
+
+    def _take_several(self, first: int, nbytes: int) -> bytes:
+        size = self.nbytes
+        end = first + (nbytes - 1) // size + 1
+        if end <= self._count and set(self._lengths[first : end - 1].tolist()) == {size}:
+            self._is_back[first:end] = b"\1" * (end - first)
+            self.returned += end - first
+            return _unpack(self._starts[first], nbytes)
+        # Beyond the end of the memory, or with gaps.
+        pieces: list[bytes] = []
+        while nbytes > 0:
+            filled = min(nbytes, self._lengths[first])
+            pieces.append(self.take(first << BUFFER_SHIFT, filled))
+            nbytes -= filled
+            first = (first + 1) % self._count
+        return b"".join(pieces)
+
     def give_back(self) -> None:
         """Shows the returned buffers to the kernel; called before each system call."""
-        count, self.returned = self.returned, 0
-        self._ring.give(self._ids, count, self._base, self.nbytes)
+        self.returned -= self._ring.give_in_order(self._flags, self._base, self.nbytes)

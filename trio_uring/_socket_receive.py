@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _RECV = int(Op.RECV)  # as a plain number: the hot path packs it
 # What one receive takes at the most; a shared buffer is shorter.
 _SHARED_BYTES_MAX = 1 << 30
+# What one takes at the most in memory of its own, of a stream.
+_OWN_BYTES_MAX = 1 << 18
 
 
 class SocketReceive(SocketSetup):
@@ -41,7 +43,8 @@ class SocketReceive(SocketSetup):
     async def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Up to ``bufsize`` bytes; ``b""`` at the end of the stream, and only there. recv(2).
 
-        On a stream it may return fewer than are there: at most one of the run's shared buffers.
+        On a stream it may return fewer than are there: at most one of the run's shared buffers, or,
+        when that was full the last time, 256 KiB.
         """
         engine = self._engine
         buffers = engine.buffers
@@ -54,6 +57,9 @@ class SocketReceive(SocketSetup):
         try:
             count = await engine.wait(operation)
             if operation.flags & F_BUFFER:
+                if count == buffers.nbytes:
+                    # More may be there. A stream that flows is received in memory of its own.
+                    self._may_share = False
                 return buffers.take(operation.flags, count)
             return b""
         except OSError as exc:
@@ -77,9 +83,14 @@ class SocketReceive(SocketSetup):
             if not bufsize and self.type in _STREAMS:
                 await trio.lowlevel.checkpoint()
                 return b""
+            if self.type is stdlib_socket.SOCK_STREAM and not flags:
+                bufsize = min(bufsize, _OWN_BYTES_MAX)
             memory = new_buffer("char[]", max(bufsize, 1))
             count = await engine.wait(
                 engine.begin_transfer(self, _RECV, 0, address_of(memory), bufsize, 0, flags, memory)
+            )
+            self._may_share = (
+                self.type is stdlib_socket.SOCK_STREAM and count <= engine.options.recv_buffer_bytes
             )
             return unpack(memory, min(count, bufsize))
         except OSError as exc:
@@ -98,10 +109,12 @@ class SocketReceive(SocketSetup):
     async def _take_received(self, bufsize: int, flags: int) -> bytes:
         await trio.lowlevel.checkpoint()
         data = self._received.popleft()
-        if len(data) > bufsize or flags & stdlib_socket.MSG_PEEK:
-            rest = data if flags & stdlib_socket.MSG_PEEK else data[bufsize:]
-            self._received.appendleft(rest)
-        return data[:bufsize]
+        if flags & stdlib_socket.MSG_PEEK:
+            self._received.appendleft(data)
+        elif len(data) > bufsize:
+            # A view: a chunk may be long, and be taken in small pieces.
+            self._received.appendleft(memoryview(data)[bufsize:])
+        return bytes(data[:bufsize])
 
     @enable_ki_protection
     async def recv_into(self, buffer: WritableBuffer, nbytes: int = 0, flags: int = 0) -> int:

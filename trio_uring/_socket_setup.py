@@ -68,7 +68,7 @@ class SocketSetup(FixedFile):
         # What tasks that wait for a slot, to accept into, want to be told when this closes.
         self._waiting_for_slot: set[Callable[[], None]] = set()
         # Bytes that a multishot receive had taken when it was ended.
-        self._received: deque[bytes] = deque()
+        self._received: deque[bytes | memoryview] = deque()
 
     def _closes_plainly(self) -> bool:
         return self._companion < 0 and not (self._sole_owner and capabilities().lets_go_late)

@@ -37,6 +37,7 @@ from ._abi import (
     Op,
     PbufRingFlag,
     QueryOp,
+    RecvSendFlag,
     RegisterOp,
     SetupFlag,
     TimeoutFlag,
@@ -300,6 +301,24 @@ def try_recv_multishot(bench: Bench) -> bool:
     ring = _ring_with_buffers(bench)
     ring.recv_multishot(1, bench.pair()[0].fileno(), BufferSelection(0))
     return is_multishot(ring, 1) == (True, 1)
+
+
+def _recv_bundle(bench: Bench, limit: int) -> tuple[bool, int]:
+    ring = _ring_with_buffers(bench)
+    sqe = ring.recv_multishot(1, bench.pair()[0].fileno(), BufferSelection(0))
+    sqe.ioprio |= RecvSendFlag.BUNDLE
+    sqe.optlen = limit
+    return is_multishot(ring, 1)
+
+
+@trial("6.10", "RECV brings several buffers at once", needs=("recv_multishot",))
+def try_recv_bundle(bench: Bench) -> bool:
+    return _recv_bundle(bench, 0) == (True, 1)
+
+
+@trial("6.17", "RECV ends after so many bytes as it was told", needs=("recv_bundle",))
+def try_recv_multishot_limit(bench: Bench) -> bool:
+    return _recv_bundle(bench, 1) == (False, 1)
 
 
 @trial("6.7", "READ goes on reading", Op.READ_MULTISHOT, needs=BUFFERS)

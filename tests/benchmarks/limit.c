@@ -138,6 +138,10 @@ int main(int argc, char **argv) {
         serve(&ring, what[0] == 's');
         return 0;
     }
+    if (!strcmp(what, "stream")) {
+        serve_streams(&ring);
+        return 0;
+    }
     uint32_t depth = argc > 2 ? (uint32_t)atoi(argv[argc - 1]) : 0;
     if (depth < 1 || depth > DEPTH_MAX) {
         fprintf(stderr, "a depth from 1 to %d\n", DEPTH_MAX);

@@ -36,6 +36,8 @@ enum {
     REGISTER_FILES = 2,
     REGISTER_FILES2 = 13,
     REGISTER_RING_FDS = 20,
+    REGISTER_PBUF_RING = 22,
+    FEATURE_RECVSEND_BUNDLE = 1 << 14,
 };
 
 struct sq_offsets {
@@ -60,7 +62,7 @@ struct ring {
     _Atomic uint32_t *sq_tail, *cq_head, *cq_tail;
     uint32_t sq_mask, cq_mask, tail, submitted, head;
     int fd, enter_fd;
-    unsigned enter_flags;
+    unsigned enter_flags, features;
 };
 
 static inline void fail(const char *what) {
@@ -107,6 +109,7 @@ static inline void ring_open(struct ring *ring, unsigned sq_entries, unsigned cq
     ring->sq_tail = (_Atomic uint32_t *)(queues + p.sq.tail);
     ring->cq_head = (_Atomic uint32_t *)(queues + p.cq.head);
     ring->cq_tail = (_Atomic uint32_t *)(queues + p.cq.tail);
+    ring->features = p.features;
     ring->sq_mask = p.sq_entries - 1;
     ring->cq_mask = p.cq_entries - 1;
     struct {
@@ -188,5 +191,6 @@ static inline uint64_t delay_ns(int pid) {
 }
 
 void serve(struct ring *ring, int closes_after_reply);
+void serve_streams(struct ring *ring);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
  * The limit's servers. Each connection is a slot of the file table and has one operation in flight.
+ * What streams is received by a multishot, into buffers that the kernel takes out of a ring.
  */
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -11,6 +12,11 @@
 #define MESSAGE_MAX 4096
 #define ANY_SLOT 0xFFFFFFFFU
 #define ACCEPT_MULTISHOT 1
+#define RECV_MULTISHOT (1 << 1)
+#define RECV_BUNDLE (1 << 4)
+#define BUFFER_SELECT (1 << 5)
+#define BUFFERS 64
+#define BUFFER_BYTES 65536
 
 enum { ACCEPTED, RECEIVED, SENT, CLOSED };
 
@@ -106,6 +112,101 @@ void serve(struct ring *ring, int closes_after_reply) {
         uint32_t ready = ring_enter(ring, 1);
         for (uint32_t i = 0; i < ready; i++)
             handle(ring, ring_cqe(ring, i), listener, closes_after_reply);
+        ring_advance(ring, ready);
+    }
+}
+
+/* -- streams: whoever sends is told at its end how many bytes came ------------------------------ */
+
+struct buffer_ring {
+    struct {
+        uint64_t addr;
+        uint32_t len;
+        uint16_t bid, tail; /* of the first entry: the tail of the ring */
+    } entries[BUFFERS];
+};
+
+static struct buffer_ring *buffers;
+static uint64_t totals[SLOTS];
+static uint16_t buffers_tail;
+
+/* They are used in the order of the ring, which is always that of their numbers. */
+static void give_buffers(uint32_t count) {
+    for (buffers_tail += (uint16_t)count; count; count--)
+        buffers->entries[(uint16_t)(buffers_tail - count) % BUFFERS].len = BUFFER_BYTES;
+    __atomic_store_n(&buffers->entries[0].tail, buffers_tail, __ATOMIC_RELEASE);
+}
+
+static void register_buffer_ring(struct ring *ring) {
+    const int protection = PROT_READ | PROT_WRITE, kind = MAP_PRIVATE | MAP_ANONYMOUS;
+    char *memory = mmap(NULL, (size_t)BUFFERS * BUFFER_BYTES, protection, kind, -1, 0);
+    buffers = mmap(NULL, sizeof *buffers, protection, kind, -1, 0);
+    struct {
+        uint64_t address;
+        uint32_t entries;
+        uint16_t group, flags;
+        uint64_t resv[3];
+    } arg = {(uintptr_t)buffers, BUFFERS, 0, 0, {0}};
+    if (memory == MAP_FAILED || buffers == MAP_FAILED ||
+        ring_register(ring, REGISTER_PBUF_RING, &arg, 1) < 0)
+        fail("IORING_REGISTER_PBUF_RING");
+    for (uint16_t i = 0; i < BUFFERS; i++) {
+        buffers->entries[i].addr = (uintptr_t)(memory + (size_t)i * BUFFER_BYTES);
+        buffers->entries[i].bid = i;
+    }
+    give_buffers(BUFFERS);
+}
+
+static void prepare_stream(struct ring *ring, uint32_t slot) {
+    struct tu_sqe *sqe = prepare(ring, OP_RECV, slot, RECEIVED);
+    sqe->flags |= BUFFER_SELECT;
+    sqe->ioprio = RECV_MULTISHOT;
+    if (ring->features & FEATURE_RECVSEND_BUNDLE)
+        sqe->ioprio |= RECV_BUNDLE;
+}
+
+static void handle_stream(struct ring *ring, const struct tu_cqe *cqe, int listener) {
+    uint32_t slot = (uint32_t)(cqe->user_data >> 8);
+    switch (cqe->user_data & 0xFF) {
+    case ACCEPTED:
+        if (!(cqe->flags & TU_CQE_F_MORE))
+            prepare_accept(ring, listener);
+        if (cqe->res >= 0) {
+            totals[cqe->res] = 0;
+            prepare_stream(ring, (uint32_t)cqe->res);
+        }
+        return;
+    case RECEIVED:
+        if (cqe->res > 0) {
+            totals[slot] += (uint32_t)cqe->res;
+            give_buffers(((uint32_t)cqe->res + BUFFER_BYTES - 1) / BUFFER_BYTES);
+        }
+        if (cqe->flags & TU_CQE_F_MORE)
+            return;
+        if (cqe->res > 0 || cqe->res == -ENOBUFS) {
+            prepare_stream(ring, slot);
+        } else {
+            struct tu_sqe *sqe = prepare(ring, OP_SEND, slot, SENT);
+            sqe->addr = (uintptr_t)&totals[slot];
+            sqe->len = sizeof totals[slot];
+            sqe->op_flags = MSG_NOSIGNAL | MSG_WAITALL;
+        }
+        return;
+    case SENT:
+        prepare_close(ring, slot);
+        return;
+    }
+}
+
+void serve_streams(struct ring *ring) {
+    ring_sparse_files(ring, SLOTS);
+    register_buffer_ring(ring);
+    int listener = listening_socket();
+    prepare_accept(ring, listener);
+    for (;;) {
+        uint32_t ready = ring_enter(ring, 1);
+        for (uint32_t i = 0; i < ready; i++)
+            handle_stream(ring, ring_cqe(ring, i), listener);
         ring_advance(ring, ready);
     }
 }

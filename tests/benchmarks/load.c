@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * load echo|short|idle PORT CONNECTIONS SECONDS SERVER_PID
+ * load echo|short|stream|idle PORT CONNECTIONS SECONDS SERVER_PID
  *
  * The clients of a server on 127.0.0.1. echo: each connection sends 64 bytes and waits for them.
- * short: connect, send 64 bytes, receive them, wait until the server closes. idle: as many
- * connections as it says, each of which was used once. Prints a line of JSON about the server: what
- * it did in a window of that many seconds (after a tenth of it to warm up), or how much it grew.
+ * short: connect, send 64 bytes, receive them, wait until the server closes. stream: one connection
+ * that sends as much as it can, and at its end is told how much came. idle: as many connections as
+ * it says, each of which was used once. Prints a line of JSON about the server: what it did in a
+ * window of that many seconds (after a tenth of it to warm up), or how much it grew.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <endian.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -19,6 +21,7 @@
 #define MESSAGE 64
 #define CONNECTIONS_MAX 65536
 #define PATIENCE_MS 10000
+#define BLOCK (1 << 18)
 
 struct snapshot {
     uint64_t wall, cpu, delay, own_cpu, own_delay, requests;
@@ -34,6 +37,16 @@ static struct snapshot snapshot(uint64_t requests) {
     clockid_t server_clock = (clockid_t)(~(unsigned)server_pid << 3 | 2);
     return (struct snapshot){now_ns(CLOCK_MONOTONIC), now_ns(server_clock), delay_ns(server_pid),
                              now_ns(CLOCK_PROCESS_CPUTIME_ID), delay_ns(getpid()), requests};
+}
+
+static void report(const struct snapshot *start, const struct snapshot *end) {
+    printf("{\"operations\": %llu, \"wall_ns\": %llu, \"cpu_ns\": %llu, \"delay_ns\": %llu, "
+           "\"load_cpu_ns\": %llu, \"load_delay_ns\": %llu}\n",
+           (unsigned long long)(end->requests - start->requests),
+           (unsigned long long)(end->wall - start->wall),
+           (unsigned long long)(end->cpu - start->cpu), (unsigned long long)(end->delay - start->delay),
+           (unsigned long long)(end->own_cpu - start->own_cpu),
+           (unsigned long long)(end->own_delay - start->own_delay));
 }
 
 static void send_message(int fd) {
@@ -121,13 +134,44 @@ static void drive(int connections, double seconds, int is_short) {
             end = snapshot(requests);
         }
     }
-    printf("{\"operations\": %llu, \"wall_ns\": %llu, \"cpu_ns\": %llu, \"delay_ns\": %llu, "
-           "\"load_cpu_ns\": %llu, \"load_delay_ns\": %llu}\n",
-           (unsigned long long)(end.requests - start.requests),
-           (unsigned long long)(end.wall - start.wall),
-           (unsigned long long)(end.cpu - start.cpu), (unsigned long long)(end.delay - start.delay),
-           (unsigned long long)(end.own_cpu - start.own_cpu),
-           (unsigned long long)(end.own_delay - start.own_delay));
+    report(&start, &end);
+}
+
+/* What comes back is how many bytes the server has seen, in 8 bytes. */
+static void check_total(int fd, uint64_t sent) {
+    uint64_t total = 0;
+    if (shutdown(fd, SHUT_WR) < 0 || recv(fd, &total, sizeof total, MSG_WAITALL) != sizeof total)
+        fail("the total");
+    if (le64toh(total) != sent) {
+        fprintf(stderr, "of %llu bytes %llu came\n", (unsigned long long)sent,
+                (unsigned long long)le64toh(total));
+        exit(1);
+    }
+}
+
+/* An operation is a MiB. */
+static void stream(double seconds) {
+    static char block[BLOCK];
+    int fd = open_connection(), measuring = 0;
+    uint64_t sent = 0, end_ns = now_ns(CLOCK_MONOTONIC) + (uint64_t)(seconds * 1e8);
+    struct snapshot start = {0}, end;
+    for (;;) {
+        ssize_t count = send(fd, block, sizeof block, MSG_NOSIGNAL);
+        if (count < 0)
+            fail("send");
+        sent += (uint64_t)count;
+        if (now_ns(CLOCK_MONOTONIC) < end_ns)
+            continue;
+        end = snapshot(sent >> 20);
+        if (measuring)
+            break;
+        measuring = 1;
+        start = end;
+        end_ns = start.wall + (uint64_t)(seconds * 1e9);
+    }
+    check_total(fd, sent);
+    close(fd);
+    report(&start, &end);
 }
 
 static uint64_t resident_bytes(void) {
@@ -160,7 +204,7 @@ static void hold(int connections) {
 
 int main(int argc, char **argv) {
     if (argc != 6) {
-        fprintf(stderr, "load echo|short|idle PORT CONNECTIONS SECONDS SERVER_PID\n");
+        fprintf(stderr, "load echo|short|stream|idle PORT CONNECTIONS SECONDS SERVER_PID\n");
         return 2;
     }
     server.sin_family = AF_INET;
@@ -170,6 +214,8 @@ int main(int argc, char **argv) {
     epoll_fd = epoll_create1(0);
     if (!strcmp(argv[1], "idle"))
         hold(atoi(argv[3]));
+    else if (!strcmp(argv[1], "stream"))
+        stream(atof(argv[4]));
     else
         drive(atoi(argv[3]), atof(argv[4]), argv[1][0] == 's');
     return 0;

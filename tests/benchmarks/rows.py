@@ -240,6 +240,33 @@ _BUSY = Row(
 )
 
 
+def _streaming(name: str, function: str, needs: str = "") -> Variant:
+    return _python(name, f"variants_stream:{function}", needs=needs, serves=True)
+
+
+_STREAM = Row(
+    "stream-1",
+    "a MiB received of 1 connection that sends as fast as it can",
+    (
+        Variant(LIMIT, "limit", ("stream",), serves=True),
+        _streaming("trio_uring recv", "trio_uring_recv"),
+        _streaming("trio_uring recv_into", "trio_uring_recv_into"),
+        _streaming("trio_uring recv_multishot", "trio_uring_multishot"),
+        _streaming("trio_uring drain", "trio_uring_drain"),
+        _streaming("Trio socket", "trio_socket"),
+        _streaming("Trio SocketStream", "trio_stream"),
+        _streaming("asyncio protocol", "asyncio_protocol"),
+        _streaming("asyncio streams", "asyncio_streams"),
+        _streaming("uvloop protocol", "uvloop_protocol", "uvloop"),
+        _streaming("uvloop streams", "uvloop_streams", "uvloop"),
+    ),
+    kind="server",
+    load="stream",
+    connections=1,
+    noise_limit=0.08,
+)
+
+
 def _unmodified(name: str, title: str, program: str, *arguments: object, **more: object) -> Row:
     """``program(*arguments, on_ring)``, on plain Trio and on the ring."""
     serves, threads = more.get("kind") == "server", bool(more.pop("threads", False))
@@ -299,6 +326,7 @@ ROWS: tuple[Row, ...] = (
     _echo_row("echo-100", "echo of 64 bytes, 100 connections", 100),
     _echo_row("echo-1", "echo of 64 bytes, 1 connection, client on the same CPU", 1, True),
     _SHORT,
+    _STREAM,
     _BUSY,
     _unmodified("checkpoint", "checkpoint(), 1 task", "variants_trio:checkpoints", 1),
     _unmodified("checkpoints", "checkpoint(), 100 tasks", "variants_trio:checkpoints", 100),

@@ -773,18 +773,23 @@ void tu_buf_ring_advance(void *buf_ring, uint16_t count)
     store_release(&bufs[0].tail, (uint16_t)(bufs[0].tail + count));
 }
 
-void tu_buf_ring_give(void *buf_ring, uint32_t mask, const uint16_t *ids, uint32_t count,
-                      uint64_t base, uint32_t nbytes)
+uint32_t tu_buf_ring_give_in_order(void *buf_ring, uint32_t mask, uint8_t *returned, uint64_t base,
+                                   uint32_t nbytes)
 {
     struct buf *bufs = buf_ring;
     uint16_t tail = bufs[0].tail;
-    for (uint32_t i = 0; i < count; i++) {
-        struct buf *entry = &bufs[(uint16_t)(tail + i) & mask];
-        entry->addr = base + (uint64_t)ids[i] * nbytes;
-        entry->len = nbytes;
-        entry->bid = ids[i];
+    uint32_t count = 0;
+    for (; count <= mask; count++) {
+        uint32_t id = (uint16_t)(tail + count) & mask;
+        if (!returned[id])
+            break;
+        returned[id] = 0;
+        bufs[id].addr = base + (uint64_t)id * nbytes;
+        bufs[id].len = nbytes;
+        bufs[id].bid = (uint16_t)id;
     }
     store_release(&bufs[0].tail, (uint16_t)(tail + count));
+    return count;
 }
 
 static void *map_buf_ring(struct tu_ring *ring, size_t bytes, uint64_t group_id)

@@ -173,10 +173,11 @@ int tu_expect(struct tu_ring *ring, uint64_t user_data);
 
 /* Provided buffer ring: shows `count` more entries to the kernel, with a release store. */
 void tu_buf_ring_advance(void *buf_ring, uint16_t count);
-/* Writes `count` entries from the tail on and shows them: ids of buffers of `nbytes` each that follow
- * each other from `base`. */
-void tu_buf_ring_give(void *buf_ring, uint32_t mask, const uint16_t *ids, uint32_t count,
-                      uint64_t base, uint32_t nbytes);
+/* For a ring in which each buffer has the entry of its id, of `nbytes` each, following each other from
+ * `base`: writes and shows the entries from the tail on as far as `returned`, a flag by id, is set,
+ * and takes these flags away. How many. */
+uint32_t tu_buf_ring_give_in_order(void *buf_ring, uint32_t mask, uint8_t *returned, uint64_t base,
+                                   uint32_t nbytes);
 /* Maps the memory that the kernel brought for one (IOU_PBUF_RING_MMAP); NULL if that fails. */
 void *tu_map_buf_ring(struct tu_ring *ring, size_t bytes, uint16_t group_id);
 
