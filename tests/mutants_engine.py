@@ -177,8 +177,8 @@ MUTANTS = [
     Mutant(
         "a_name_has_no_end",
         "_engine_slots.py",
-        'path + b"\\0", len(path) + 1)',
-        "path, len(path))",
+        "_pack_name(operation.scratch_view, 0, name)",
+        "operation.scratch_view[: len(name)] = name",
         ("test_handle_life.py::mixed_up",),
     ),
     Mutant(
@@ -212,8 +212,8 @@ MUTANTS = [
     ),
     Mutant(
         "a_close_forgets_who_waits_for_a_slot",
-        "_socket_setup.py",
-        "        for end in list(self._waiting_for_slot):\n            end()",
+        "_handle.py",
+        "        for end in list(self._slot_waits()):\n            end()",
         "        pass",
         ("test_slots.py::waits_for_a_slot",),
     ),
@@ -257,15 +257,16 @@ MUTANTS = [
     Mutant(
         "every_connection_costs_a_pass",
         "_accept.py",
-        "        connection = self._ready.popleft()\n",
-        "        await trio.lowlevel.checkpoint()\n        connection = self._ready.popleft()\n",
+        "            connection = self._ready.popleft()\n",
+        "            await trio.lowlevel.checkpoint()\n"
+        "            connection = self._ready.popleft()\n",
         ("test_handle_life.py::together",),
     ),
     Mutant(
         "a_connection_that_is_there_is_no_point_of_cancellation",
         "_accept.py",
-        "        await trio.lowlevel.checkpoint_if_cancelled()\n        # Those",
-        "        # Those",
+        "            await trio.lowlevel.checkpoint_if_cancelled()\n            # Those",
+        "            # Those",
         ("test_handle_life.py::who_is_cancelled",),
     ),
     Mutant(

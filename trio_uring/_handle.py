@@ -28,6 +28,7 @@ from ._operation import BringsFd
 from ._prep import prep_fixed_fd_install
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType, CoroutineType, TracebackType
     from typing import TypeAlias
 
@@ -73,6 +74,8 @@ class Handle(trio.abc.AsyncResource):
         self._engine = engine
         self._in_flight = 0
         self._owner: Owner | None = None
+        # What tasks that wait for a slot, to accept into, want to be told when this closes.
+        self._waiting_for_slot: set[Callable[[], None]] | None = None
         self._opened_at = opened_at or _caller()
         engine.files[slot] = weakref.ref(self)
         self._slot = slot
@@ -146,7 +149,8 @@ class Handle(trio.abc.AsyncResource):
         slot = self._start_closing()
         self._closing = True
         try:
-            self._end_waits()
+            if self._waiting_for_slot:
+                self._end_waits()
             if self._in_flight:
                 self._drained = trio.Event()
                 engine.cancel_operations_of(self)
@@ -194,8 +198,14 @@ class Handle(trio.abc.AsyncResource):
             self._owner._forget(self)
         return slot
 
+    def _slot_waits(self) -> set[Callable[[], None]]:
+        if self._waiting_for_slot is None:
+            self._waiting_for_slot = set()
+        return self._waiting_for_slot
+
     def _end_waits(self) -> None:
-        """Ends what waits for something else than an operation on this handle."""
+        for end in list(self._slot_waits()):
+            end()
 
     def _empty_at_once(self, slot: int) -> None:
         engine = self._engine
@@ -219,7 +229,8 @@ class Handle(trio.abc.AsyncResource):
     def _close_now(self) -> None:
         """Closes without waiting, as a cancelled `aclose` does."""
         slot = self._start_closing()
-        self._end_waits()
+        if self._waiting_for_slot:
+            self._end_waits()
         if self._in_flight:
             self._engine.cancel_operations_of(self)
         self._empty_at_once(slot)
@@ -335,9 +346,9 @@ def _caller() -> Place:
     """
     # Not before this one: it is that of a function which made the handle.
     frame = sys._getframe(3)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while (code := frame.f_code).co_filename.startswith(_PACKAGE) and frame.f_back is not None:
         frame = frame.f_back
-    return frame.f_code, frame.f_lasti
+    return code, frame.f_lasti
 
 
 def place_of(file: Handle) -> str:

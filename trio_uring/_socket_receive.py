@@ -97,10 +97,10 @@ class SocketReceive(SocketSetup):
 
     async def _take_received(self, bufsize: int, flags: int) -> bytes:
         await trio.lowlevel.checkpoint()
-        data = self._received.popleft()
+        data = self._received.pop(0)
         if len(data) > bufsize or flags & stdlib_socket.MSG_PEEK:
             rest = data if flags & stdlib_socket.MSG_PEEK else data[bufsize:]
-            self._received.appendleft(rest)
+            self._received.insert(0, rest)
         return data[:bufsize]
 
     @enable_ki_protection
