@@ -54,12 +54,6 @@ class Handle(trio.abc.AsyncResource):
     """What all handles have in common; `FixedFile` adds the operations."""
 
     _slot = -1  # until all is set, for __del__
-    # A close has begun and is not over.
-    _closing = False
-    # Somebody waits for all operations to end, or for the close to be over.
-    _drained: trio.Event | None = None
-    _closed: trio.Event | None = None
-    _quarantined = -1
 
     def __init__(
         self, engine: Engine, slot: int, companion: int = -1, opened_at: Place | None = None
@@ -73,6 +67,12 @@ class Handle(trio.abc.AsyncResource):
         self._sole_owner = True
         self._engine = engine
         self._in_flight = 0
+        # A close has begun and is not over.
+        self._closing = False
+        # Somebody waits for all operations to end, or for the close to be over.
+        self._drained: trio.Event | None = None
+        self._closed: trio.Event | None = None
+        self._quarantined = -1
         self._owner: Owner | None = None
         # What tasks that wait for a slot, to accept into, want to be told when this closes.
         self._waiting_for_slot: set[Callable[[], None]] | None = None

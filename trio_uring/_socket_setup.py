@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import socket as stdlib_socket
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
@@ -208,6 +209,7 @@ class SocketSetup(FixedFile):
                 return sock.getpeername()
 
 
+@functools.lru_cache
 def socket_kind(family: int, type: int, proto: int) -> SocketKind:
     """As in the standard library: a plain number where its enums have no name."""
     return (
