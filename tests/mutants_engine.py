@@ -126,8 +126,8 @@ MUTANTS = [
     Mutant(
         "close_before_drain",
         "_handle.py",
-        "            if self._in_flight:\n                self._drained",
-        "            if False:\n                self._drained",
+        "        if self._in_flight:\n            self._drained",
+        "        if False:\n            self._drained",
         ("test_engine_sockets.py::row_19 or row_34",),
     ),
     Mutant(
@@ -187,6 +187,13 @@ MUTANTS = [
         "            if self._closing:\n",
         "            if False:\n",
         ("test_engine_sockets.py::row_40",),
+    ),
+    Mutant(
+        "a_close_without_an_entry_leaves_it_open",
+        "_handle.py",
+        "                self._close_now()\n                raise\n",
+        "                raise\n",
+        ("test_handle_life.py::takes_no_entry",),
     ),
     Mutant(
         "a_withdrawn_waiter_blocks_the_queue",

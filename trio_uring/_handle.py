@@ -144,24 +144,24 @@ class Handle(trio.abc.AsyncResource):
                 await self._closed.wait()
             await trio.lowlevel.checkpoint()
             return
-        engine = self._engine
-        engine.check_run()
+        engine, operation = self._engine, None
+        if self._in_flight or engine.clock_jumps or not self._closes_plainly():
+            engine.check_run()
+        else:
+            try:
+                operation = begin_close(engine, self._slot)  # it checks the run, too
+            except (SubmissionQueueFull, OSError):
+                self._close_now()
+                raise
         slot = self._start_closing()
         self._closing = True
         try:
             if self._waiting_for_slot:
                 self._end_waits()
-            if self._in_flight:
-                self._drained = trio.Event()
-                engine.cancel_operations_of(self)
-                await self._drained.wait()
-            if self._closes_plainly():
-                operation = begin_close(engine, slot)
-                if engine.clock_jumps:
-                    engine.hold_clock(operation)
+            if operation is not None:
                 await engine.wait(operation, True)
             else:
-                await self._empty(slot)
+                await self._close_in_steps(slot)
         except BaseException:
             self._empty_at_once(slot)
             raise
@@ -170,6 +170,19 @@ class Handle(trio.abc.AsyncResource):
             if self._closed is not None:
                 self._closed.set()
         engine.table.release(slot)
+
+    async def _close_in_steps(self, slot: int) -> None:
+        engine = self._engine
+        if self._in_flight:
+            self._drained = trio.Event()
+            engine.cancel_operations_of(self)
+            await self._drained.wait()
+        if self._closes_plainly():
+            operation = begin_close(engine, slot)
+            engine.hold_clock(operation)
+            await engine.wait(operation, True)
+        else:
+            await self._empty(slot)
 
     # As `trio.abc.AsyncResource` has it, without a coroutine of its own.
     def __aexit__(self, *exc_info: object) -> CoroutineType[Any, Any, None]:
