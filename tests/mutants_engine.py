@@ -126,8 +126,8 @@ MUTANTS = [
     Mutant(
         "close_before_drain",
         "_handle.py",
-        "            if self._in_flight:\n                self._drained",
-        "            if False:\n                self._drained",
+        "        if self._in_flight:\n            self._drained",
+        "        if False:\n            self._drained",
         ("test_engine_sockets.py::row_19 or row_34",),
     ),
     Mutant(
@@ -177,8 +177,8 @@ MUTANTS = [
     Mutant(
         "a_name_has_no_end",
         "_engine_slots.py",
-        'path + b"\\0", len(path) + 1)',
-        "path, len(path))",
+        "_pack_name(operation.scratch_view, 0, name)",
+        "operation.scratch_view[: len(name)] = name",
         ("test_handle_life.py::mixed_up",),
     ),
     Mutant(
@@ -187,6 +187,13 @@ MUTANTS = [
         "            if self._closing:\n",
         "            if False:\n",
         ("test_engine_sockets.py::row_40",),
+    ),
+    Mutant(
+        "a_close_without_an_entry_leaves_it_open",
+        "_handle.py",
+        "                self._close_now()\n                raise\n",
+        "                raise\n",
+        ("test_handle_life.py::takes_no_entry",),
     ),
     Mutant(
         "a_withdrawn_waiter_blocks_the_queue",
@@ -212,8 +219,8 @@ MUTANTS = [
     ),
     Mutant(
         "a_close_forgets_who_waits_for_a_slot",
-        "_socket_setup.py",
-        "        for end in list(self._waiting_for_slot):\n            end()",
+        "_handle.py",
+        "        for end in list(self._slot_waits()):\n            end()",
         "        pass",
         ("test_slots.py::waits_for_a_slot",),
     ),
@@ -314,15 +321,16 @@ MUTANTS = [
     Mutant(
         "every_connection_costs_a_pass",
         "_accept.py",
-        "        connection = self._ready.popleft()\n",
-        "        await trio.lowlevel.checkpoint()\n        connection = self._ready.popleft()\n",
+        "            connection = self._ready.popleft()\n",
+        "            await trio.lowlevel.checkpoint()\n"
+        "            connection = self._ready.popleft()\n",
         ("test_handle_life.py::together",),
     ),
     Mutant(
         "a_connection_that_is_there_is_no_point_of_cancellation",
         "_accept.py",
-        "        await trio.lowlevel.checkpoint_if_cancelled()\n        # Those",
-        "        # Those",
+        "            await trio.lowlevel.checkpoint_if_cancelled()\n            # Those",
+        "            # Those",
         ("test_handle_life.py::who_is_cancelled",),
     ),
     Mutant(

@@ -147,7 +147,7 @@ async def test_the_end_of_a_block_waits_for_the_close_that_another_task_began() 
             while not file.closed:
                 await passes(1)
             await file.aclose()
-            assert slot not in engine().table._used
+            assert slot in engine().table._free
 
 
 async def test_a_cancelled_close_is_over_for_who_waits_for_it() -> None:
@@ -160,7 +160,28 @@ async def test_a_cancelled_close_is_over_for_who_waits_for_it() -> None:
         assert scope.cancelled_caught
         with trio.fail_after(WAIT_S):
             await sock.aclose()
-        assert slot not in engine().table._used
+        assert slot in engine().table._free
+
+
+async def test_a_close_that_the_kernel_takes_no_entry_for_closes_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It raises, and the slot is empty and free; what is opened into it next works."""
+    adopt_ring(RingOptions(slots_max=1))
+    file = await trio_uring.open_direct("/dev/null")
+    ring = engine().ring
+
+    def refuse(count: int) -> None:
+        raise trio_uring.SubmissionQueueFull
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine(), "make_room", refuse)
+        patch.setattr(ring, "_limit", ring._tail)
+        with pytest.raises(trio_uring.SubmissionQueueFull):
+            await file.aclose()
+    assert file.closed
+    async with await trio_uring.open_direct("/dev/zero", wait=False) as other:
+        assert await other.read_at(1, 0) == b"\0"
 
 
 async def test_a_close_is_a_checkpoint() -> None:

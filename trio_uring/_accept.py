@@ -54,20 +54,32 @@ _OTHERS_FAULT = frozenset(
 
 
 class _Accept(Record):
-    """One accept in flight, with the slot that it fills."""
+    """One accept in flight, with the slot that it fills; used again for the next one."""
 
     __slots__ = ("brings_fd", "closing", "connections", "file", "slot")
 
-    def __init__(self, connections: AcceptedConnections, slot: int) -> None:
+    def __init__(self, connections: AcceptedConnections) -> None:
         self.connections = connections
         self.file: Any = connections.listener
-        self.slot = slot
+        self.slot = -1
         self.brings_fd = not connections._direct
         self.closing = False
         super().__init__()
 
     def complete(self, res: int, flags: int) -> None:
-        self.connections._accept_ended(self, res)
+        connections, listener = self.connections, self.file
+        connections._engine.remove_record(self)
+        connections._accepts.remove(self)
+        connections._spare.append(self)
+        if res >= 0:
+            connections._arrived(self.slot, res)
+        else:
+            connections._failed(self.slot, res)
+        listener._operation_ended()
+        if connections._taker.task is not None:
+            connections._taker.wake()
+        if connections._leaver.task is not None:
+            connections._leaver.wake()
 
 
 class AcceptedConnections:
@@ -79,6 +91,7 @@ class AcceptedConnections:
         self._engine = listener._engine
         self._direct = capabilities().install
         self._accepts: set[_Accept] = set()
+        self._spare: list[_Accept] = []
         self._ready: deque[FixedSocket] = deque()
         self._error: OSError | None = None
         # The task in __anext__, and the one that leaves the block.
@@ -87,7 +100,7 @@ class AcceptedConnections:
         # What a task that waits for a slot here wants to be told: the end of this, or of the
         # listener.
         self._waiting_for_slot: set[Callable[[], None]] = set()
-        self._until_closed = (self._waiting_for_slot, listener._waiting_for_slot)
+        self._until_closed = (self._waiting_for_slot, listener._slot_waits())
         self._busy = False
         self._entered = False
         self._ended = False
@@ -114,6 +127,7 @@ class AcceptedConnections:
         with trio.CancelScope(shield=True):
             while self._accepts:
                 await self._leaver.wait()
+            self._spare.clear()  # they refer to this, and to the listener
             while self._ready:
                 await trio.aclose_forcefully(self._ready.pop())
 
@@ -129,36 +143,38 @@ class AcceptedConnections:
         self._engine.check_run()
         self._busy = True
         try:
-            return await self._next()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            # Those that are there are handed out without a pass of the loop for each, which costs
+            # more than all that is done with a short connection. More than AHEAD_MAX only come in
+            # a pass.
+            while not self._ready:
+                await self._wait()
+            connection = self._ready.popleft()
+            try:
+                self._take_ahead()
+            except BaseException:
+                self._ready.appendleft(connection)
+                raise
+            return connection
         finally:
             self._busy = False
 
-    async def _next(self) -> FixedSocket:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        # Those that are there are handed out without a pass of the loop for each, which costs more
-        # than all that is done with a short connection. More than AHEAD_MAX only come in a pass.
-        while not self._ready:
-            if self._error is not None:
-                error, self._error = self._error, None
-                raise error
-            self.listener._checked_slot()
-            if not self._accepts:
-                [slot] = await reserve(self._engine, until_closed=self._until_closed)
-                self._submit(slot)
-            self._take_ahead()
-            await self._taker.wait()
-            self._check_open()
-        connection = self._ready.popleft()
-        try:
-            self._take_ahead()
-        except BaseException:
-            self._ready.appendleft(connection)
-            raise
-        return connection
-
-    def _check_open(self) -> None:
+    async def _wait(self) -> None:
+        """Until one is there, or an accept has ended."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        self.listener._checked_slot()
+        if not self._accepts:
+            [slot] = await reserve(self._engine, until_closed=self._until_closed)
+            self._submit(slot)
+        self._take_ahead()
+        await self._taker.wait()
         if self._ended:
-            raise trio.ClosedResourceError("the async with block has ended")
+            raise self._over()
+
+    def _over(self) -> trio.ClosedResourceError:
+        return trio.ClosedResourceError("the async with block has ended")
 
     def _yield_slots(self) -> None:
         """Somebody waits for a slot: all accepts but one give theirs back."""
@@ -166,22 +182,21 @@ class AcceptedConnections:
             self._engine.cancel(accept)
 
     def _take_ahead(self) -> None:
-        table = self._engine.table
-        if self.listener.closed or self._error is not None:
+        if self._error is not None or self.listener._slot < 0:
             return
+        table = self._engine.table
         ahead = len(self._accepts) + len(self._ready)
-        while ahead < min(AHEAD_MAX, table.free_count // _FREE_PER_ACCEPT):
-            slots = table.take(1)
-            if slots is None:
-                return
-            self._submit(slots[0])
+        while ahead < AHEAD_MAX and ahead < table.free_count // _FREE_PER_ACCEPT:
+            self._submit(table.take_one())
             ahead += 1
 
     def _submit(self, slot: int) -> None:
         engine, listener = self._engine, self.listener
         try:
-            self._check_open()
-            accept = _Accept(self, slot)
+            if self._ended:
+                raise self._over()
+            accept = self._spare.pop() if self._spare else _Accept(self)
+            accept.slot = slot
             if self._direct:
                 write_accept(engine, accept, listener, slot)
             else:
@@ -194,24 +209,15 @@ class AcceptedConnections:
         listener._in_flight += 1
         self._accepts.add(accept)
 
-    def _accept_ended(self, accept: _Accept, res: int) -> None:
-        """The CQE of one accept."""
-        engine = self._engine
-        engine.remove_record(accept)
-        self._accepts.discard(accept)
-        if res >= 0:
-            try:
-                fd = -1 if self._direct else res
-                connection = self.listener._accepted(accept.slot, fd, self._opened_at)
-            except OSError as exc:
-                engine.release_slot(accept.slot)
-                self._error = exc
-            else:
-                self._ready.append(connection)
-        else:
-            engine.release_slot(accept.slot)
-            if -res not in _OTHERS_FAULT and res not in CANCELLED:
-                self._error = OSError(-res, os.strerror(-res))
-        self.listener._operation_ended()
-        self._taker.wake()
-        self._leaver.wake()
+    def _arrived(self, slot: int, res: int) -> None:
+        try:
+            fd = -1 if self._direct else res
+            self._ready.append(self.listener._accepted(slot, fd, self._opened_at))
+        except OSError as exc:
+            self._engine.release_slot(slot)
+            self._error = exc
+
+    def _failed(self, slot: int, res: int) -> None:
+        self._engine.release_slot(slot)
+        if -res not in _OTHERS_FAULT and res not in CANCELLED:
+            self._error = OSError(-res, os.strerror(-res))

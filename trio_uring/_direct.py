@@ -25,16 +25,18 @@ from ._abi import AT_FDCWD
 from ._buffers import struct_memory
 from ._capabilities import capabilities
 from ._current import current_engine
-from ._engine_slots import begin_open, path_bytes, take_slot
+from ._engine_slots import begin_open, begin_socket, path_bytes, take_slot
 from ._fixed_file import FixedFile
 from ._fixed_socket import FixedSocket
 from ._operation import BringsFd
-from ._prep import prep_openat, prep_socket_direct
+from ._prep import prep_openat
 from ._slots import fill_slot, reserve
+from ._socket_setup import socket_kind
 
 if TYPE_CHECKING:
     from ._buffers import Path
     from ._engine import Engine
+    from ._socket_setup import SocketKind
 
 _ASYNC = 1 << 4  # SqeFlag.ASYNC
 
@@ -129,17 +131,22 @@ async def socket_direct(
     """
     engine = current_engine()
     kind = type & ~(stdlib_socket.SOCK_NONBLOCK | stdlib_socket.SOCK_CLOEXEC)
-    [taken] = await reserve(engine, slot=slot, wait=wait)
+    taken = take_slot(engine) if slot is None else -1
+    if taken < 0:
+        [taken] = await reserve(engine, slot=slot, wait=wait)
     try:
         if capabilities().install:
-            await engine.perform(prep_socket_direct, family, kind, proto, 0, taken)
+            operation = begin_socket(engine, family, kind, proto, taken)
+            if engine.clock_jumps:
+                engine.hold_clock(operation)
+            await engine.wait(operation, True)
             companion = -1
         else:
             await trio.lowlevel.checkpoint()
             fd = stdlib_socket.socket(family, kind, proto).detach()
             os.set_blocking(fd, True)
             companion = fill_slot(engine, taken, fd)
-        return FixedSocket(engine, taken, companion, family=family, type=kind, proto=proto)
+        return FixedSocket(engine, taken, companion, socket_kind(family, kind, proto))
     except BaseException:
         engine.release_slot(taken)
         raise
@@ -215,7 +222,7 @@ async def register(
         file = (
             FixedFile(engine, taken, companion)
             if kind is None
-            else FixedSocket(engine, taken, companion, **kind)
+            else FixedSocket(engine, taken, companion, kind)
         )
         file._sole_owner = False
         return file
@@ -224,11 +231,11 @@ async def register(
         raise
 
 
-def _socket_kind(fd: int) -> dict[str, Any] | None:
+def _socket_kind(fd: int) -> SocketKind | None:
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return None
     sock = stdlib_socket.socket(fileno=fd)
-    kind = {"family": int(sock.family), "type": int(sock.type), "proto": sock.proto}
+    kind = socket_kind(sock.family, sock.type, sock.proto)
     sock.detach()
     return kind
 

@@ -46,7 +46,8 @@ class FileTable:
         self.slots_max = slots_max
         self.slots_manual = slots_manual
         self._free = deque(range(slots_manual, slots_max))
-        self._used: set[int] = set()
+        # Of the manual part, those that are taken; of all, those in quarantine.
+        self._named: set[int] = set()
         self._quarantined: set[int] = set()
         self._waiters: deque[SlotWaiter] = deque()
         # Called when somebody must wait: for those who hold slots that they can do without.
@@ -60,7 +61,9 @@ class FileTable:
     @property
     def used_count(self) -> int:
         """Slots that are reserved or hold a file; those in quarantine are not counted."""
-        return len(self._used)
+        outside = sum(slot >= self.slots_manual for slot in self._quarantined)
+        handed_out = max(self.slots_max - self.slots_manual, 0) - len(self._free) - outside
+        return handed_out + len(self._named)
 
     @property
     def quarantined_count(self) -> int:
@@ -79,14 +82,10 @@ class FileTable:
         """One slot, or -1: it is not free or others came first."""
         if self._waiters or not self._free:
             return -1
-        slot = self._free.popleft()
-        self._used.add(slot)
-        return slot
+        return self._free.popleft()
 
     def _take(self, count: int) -> list[int]:
-        slots = [self._free.popleft() for _ in range(count)]
-        self._used.update(slots)
-        return slots
+        return [self._free.popleft() for _ in range(count)]
 
     def take_manual(self, slot: int) -> None:
         """Reserves the very ``slot``, one of the manual part.
@@ -100,9 +99,9 @@ class FileTable:
                 f"slot {slot} is handed out by trio_uring; slots_manual={self.slots_manual} "
                 "says which can be named"
             )
-        if slot in self._used or slot in self._quarantined:
+        if slot in self._named or slot in self._quarantined:
             raise OSError(errno.EBUSY, f"slot {slot} is taken")
-        self._used.add(slot)
+        self._named.add(slot)
 
     def wait(self, count: int, grant: Callable[[list[int]], None]) -> SlotWaiter:
         """Queues for ``count`` slots, behind those who wait already."""
@@ -119,24 +118,23 @@ class FileTable:
 
     def release(self, slot: int) -> None:
         """The slot is empty and no SQE names it any more."""
-        if slot in self._used:
-            self._used.remove(slot)
-        else:
+        if self._quarantined:
             self._quarantined.discard(slot)
-        if slot >= self.slots_manual:
-            self._free.append(slot)
-            if self._waiters:
-                self._serve()
+        if slot < self.slots_manual:
+            self._named.discard(slot)
+            return
+        self._free.append(slot)
+        if self._waiters:
+            self._serve()
 
     def release_all(self, slots: list[int]) -> None:
         """`release` of slots that were taken together; none of the manual part."""
-        self._used.difference_update(slots)
         self._free.extend(slots)
         self._serve()
 
     def quarantine(self, slot: int) -> None:
         """The slot is empty, but operations in flight name it: `release` comes later."""
-        self._used.discard(slot)
+        self._named.discard(slot)
         self._quarantined.add(slot)
 
     def _serve(self) -> None:

@@ -18,13 +18,13 @@ from ._accept import AcceptedConnections
 from ._buffers import PinnedBuffer, readable
 from ._capabilities import capabilities
 from ._engine_begin import SCRATCH
+from ._engine_slots import begin_accept, take_slot
 from ._fixed_file import _length
 from ._lib import ffi
 from ._msghdr import Msghdr
 from ._operation import F_BUFFER, BringsFd
 from ._prep import (
     prep_accept,
-    prep_accept_direct,
     prep_send_zc,
     prep_sendmsg,
     prep_shutdown,
@@ -72,12 +72,13 @@ class FixedSocket(SocketReceive):
         engine = self._engine
         self._checked_slot()
         engine.check_run()
-        [taken] = await reserve(
-            engine, slot=slot, wait=wait, until_closed=(self._waiting_for_slot,)
-        )
+        taken = take_slot(engine) if slot is None else -1
+        if taken < 0:
+            waits = (self._slot_waits(),)
+            [taken] = await reserve(engine, slot=slot, wait=wait, until_closed=waits)
         try:
             if capabilities().install:
-                await engine.perform_on(self, prep_accept_direct, 0, 0, 0, taken, bounded=False)
+                await engine.wait(begin_accept(engine, self, taken))
                 return self._accepted(taken)
             fd = await engine.perform_on(
                 self, prep_accept, 0, 0, SOCK_CLOEXEC, pins=BringsFd(), bounded=False
@@ -90,15 +91,7 @@ class FixedSocket(SocketReceive):
     def _accepted(self, slot: int, fd: int = -1, opened_at: Place | None = None) -> FixedSocket:
         """The handle of a connection that is in its slot, or has come as an ordinary descriptor."""
         companion = fill_slot(self._engine, slot, fd) if fd >= 0 else -1
-        return FixedSocket(
-            self._engine,
-            slot,
-            companion,
-            family=self.family,
-            type=self.type,
-            proto=self.proto,
-            opened_at=opened_at,
-        )
+        return FixedSocket(self._engine, slot, companion, self._kind, opened_at)
 
     def accept_direct_multishot(self) -> AcceptedConnections:
         """``async with ... as connections``, then ``async for connection in connections``.

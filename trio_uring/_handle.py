@@ -28,6 +28,7 @@ from ._operation import BringsFd
 from ._prep import prep_fixed_fd_install
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType, CoroutineType, TracebackType
     from typing import TypeAlias
 
@@ -53,12 +54,6 @@ class Handle(trio.abc.AsyncResource):
     """What all handles have in common; `FixedFile` adds the operations."""
 
     _slot = -1  # until all is set, for __del__
-    # A close has begun and is not over.
-    _closing = False
-    # Somebody waits for all operations to end, or for the close to be over.
-    _drained: trio.Event | None = None
-    _closed: trio.Event | None = None
-    _quarantined = -1
 
     def __init__(
         self, engine: Engine, slot: int, companion: int = -1, opened_at: Place | None = None
@@ -72,7 +67,15 @@ class Handle(trio.abc.AsyncResource):
         self._sole_owner = True
         self._engine = engine
         self._in_flight = 0
+        # A close has begun and is not over.
+        self._closing = False
+        # Somebody waits for all operations to end, or for the close to be over.
+        self._drained: trio.Event | None = None
+        self._closed: trio.Event | None = None
+        self._quarantined = -1
         self._owner: Owner | None = None
+        # What tasks that wait for a slot, to accept into, want to be told when this closes.
+        self._waiting_for_slot: set[Callable[[], None]] | None = None
         self._opened_at = opened_at or _caller()
         engine.files[slot] = weakref.ref(self)
         self._slot = slot
@@ -141,23 +144,24 @@ class Handle(trio.abc.AsyncResource):
                 await self._closed.wait()
             await trio.lowlevel.checkpoint()
             return
-        engine = self._engine
-        engine.check_run()
+        engine, operation = self._engine, None
+        if self._in_flight or engine.clock_jumps or not self._closes_plainly():
+            engine.check_run()
+        else:
+            try:
+                operation = begin_close(engine, self._slot)  # it checks the run, too
+            except (SubmissionQueueFull, OSError):
+                self._close_now()
+                raise
         slot = self._start_closing()
         self._closing = True
         try:
-            self._end_waits()
-            if self._in_flight:
-                self._drained = trio.Event()
-                engine.cancel_operations_of(self)
-                await self._drained.wait()
-            if self._closes_plainly():
-                operation = begin_close(engine, slot)
-                if engine.clock_jumps:
-                    engine.hold_clock(operation)
+            if self._waiting_for_slot:
+                self._end_waits()
+            if operation is not None:
                 await engine.wait(operation, True)
             else:
-                await self._empty(slot)
+                await self._close_in_steps(slot)
         except BaseException:
             self._empty_at_once(slot)
             raise
@@ -166,6 +170,19 @@ class Handle(trio.abc.AsyncResource):
             if self._closed is not None:
                 self._closed.set()
         engine.table.release(slot)
+
+    async def _close_in_steps(self, slot: int) -> None:
+        engine = self._engine
+        if self._in_flight:
+            self._drained = trio.Event()
+            engine.cancel_operations_of(self)
+            await self._drained.wait()
+        if self._closes_plainly():
+            operation = begin_close(engine, slot)
+            engine.hold_clock(operation)
+            await engine.wait(operation, True)
+        else:
+            await self._empty(slot)
 
     # As `trio.abc.AsyncResource` has it, without a coroutine of its own.
     def __aexit__(self, *exc_info: object) -> CoroutineType[Any, Any, None]:
@@ -194,8 +211,14 @@ class Handle(trio.abc.AsyncResource):
             self._owner._forget(self)
         return slot
 
+    def _slot_waits(self) -> set[Callable[[], None]]:
+        if self._waiting_for_slot is None:
+            self._waiting_for_slot = set()
+        return self._waiting_for_slot
+
     def _end_waits(self) -> None:
-        """Ends what waits for something else than an operation on this handle."""
+        for end in list(self._slot_waits()):
+            end()
 
     def _empty_at_once(self, slot: int) -> None:
         engine = self._engine
@@ -219,7 +242,8 @@ class Handle(trio.abc.AsyncResource):
     def _close_now(self) -> None:
         """Closes without waiting, as a cancelled `aclose` does."""
         slot = self._start_closing()
-        self._end_waits()
+        if self._waiting_for_slot:
+            self._end_waits()
         if self._in_flight:
             self._engine.cancel_operations_of(self)
         self._empty_at_once(slot)
@@ -335,9 +359,9 @@ def _caller() -> Place:
     """
     # Not before this one: it is that of a function which made the handle.
     frame = sys._getframe(3)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while (code := frame.f_code).co_filename.startswith(_PACKAGE) and frame.f_back is not None:
         frame = frame.f_back
-    return frame.f_code, frame.f_lasti
+    return code, frame.f_lasti
 
 
 def place_of(file: Handle) -> str:

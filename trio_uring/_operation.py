@@ -142,6 +142,7 @@ class Operation:
         "res",
         "scratch",
         "scratch_at",
+        "scratch_view",
         "sent",
         "task",
         "user_data",
@@ -163,6 +164,7 @@ class Operation:
         self.position = 0
         self.scratch: Any = None
         self.scratch_at = 0
+        self.scratch_view: Any = None
         # Of the send that the kernel does first, for `Engine.begin_exchange`: -1 before its CQE,
         # then its result. None: there is none.
         self.sent: int | None = None
@@ -175,6 +177,7 @@ class Operation:
         """Gives the record memory of its own; the address. Kept as long as the record."""
         self.scratch = _new_scratch("char[]", SCRATCH_BYTES)
         self.scratch_at = address_of(self.scratch)
+        self.scratch_view = ffi.buffer(self.scratch)
         return self.scratch_at
 
     @property

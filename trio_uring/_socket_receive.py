@@ -108,12 +108,12 @@ class SocketReceive(SocketSetup):
 
     async def _take_received(self, bufsize: int, flags: int) -> bytes:
         await trio.lowlevel.checkpoint()
-        data = self._received.popleft()
+        data = self._received.pop(0)
         if flags & stdlib_socket.MSG_PEEK:
-            self._received.appendleft(data)
+            self._received.insert(0, data)
         elif len(data) > bufsize:
             # A view: a chunk may be long, and be taken in small pieces.
-            self._received.appendleft(memoryview(data)[bufsize:])
+            self._received.insert(0, memoryview(data)[bufsize:])
         return bytes(data[:bufsize])
 
     @enable_ki_protection

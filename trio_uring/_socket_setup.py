@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import errno
+import functools
 import socket as stdlib_socket
-from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import trio
@@ -25,14 +25,17 @@ from ._sockaddr import SockAddr
 from ._structs import int_array
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import TypeAlias
 
     from ._buffers import ReadableBuffer
     from ._engine import Engine
     from ._handle import Place
 
+    SocketKind: TypeAlias = tuple[stdlib_socket.AddressFamily, stdlib_socket.SocketKind, int]
+
 # The connection is gone; a later receive would answer 0, which looks like an orderly end.
 _BROKEN = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
+_STREAM = stdlib_socket.SOCK_STREAM
 _STREAMS = (stdlib_socket.SOCK_STREAM, stdlib_socket.SOCK_SEQPACKET)
 
 
@@ -46,29 +49,23 @@ class SocketSetup(FixedFile):
         self,
         engine: Engine,
         slot: int,
-        companion: int = -1,
-        *,
-        family: int,
-        type: int,
-        proto: int,
+        companion: int,
+        kind: SocketKind,
         opened_at: Place | None = None,
     ) -> None:
-        super().__init__(engine, slot, companion, opened_at)
-        # As in the standard library: a plain number where its enums have no name.
-        self.family = _named(stdlib_socket.AddressFamily, family)
-        self.type = _named(stdlib_socket.SocketKind, type)
-        self.proto = proto
+        FixedFile.__init__(self, engine, slot, companion, opened_at)
+        self._kind = kind
+        self.family, self.type, self.proto = kind
         # Receives may take the run's shared buffers: without boundaries, less is as good.
-        self._may_share = self.type is stdlib_socket.SOCK_STREAM
+        self._may_share = self.type is _STREAM
         self.backlog = 0
         self._receiving = False
         self._sending = False
         self._receive_lost: OSError | None = None
         self._send_lost: OSError | None = None
-        # What tasks that wait for a slot, to accept into, want to be told when this closes.
-        self._waiting_for_slot: set[Callable[[], None]] = set()
         # Bytes that a multishot receive had taken when it was ended.
-        self._received: deque[bytes | memoryview] = deque()
+        # Bytes that a multishot receive had taken when it was ended.
+        self._received: list[bytes | memoryview] = []
 
     def _closes_plainly(self) -> bool:
         return self._companion < 0 and not (self._sole_owner and capabilities().lets_go_late)
@@ -83,10 +80,6 @@ class SocketSetup(FixedFile):
             except OSError:
                 pass  # not connected, or gone
         await super()._empty(slot)
-
-    def _end_waits(self) -> None:
-        for end in list(self._waiting_for_slot):
-            end()
 
     def _check_broken(self, lost: OSError | None) -> None:
         if lost is not None:
@@ -217,9 +210,17 @@ class SocketSetup(FixedFile):
                 return sock.getpeername()
 
 
+@functools.lru_cache
+def socket_kind(family: int, type: int, proto: int) -> SocketKind:
+    """As in the standard library: a plain number where its enums have no name."""
+    return (
+        _named(stdlib_socket.AddressFamily, family),
+        _named(stdlib_socket.SocketKind, type),
+        proto,
+    )
+
+
 def _named(names: type[_NameT], value: int) -> _NameT:
-    if type(value) is names:
-        return value
     try:
         return names(value)
     except ValueError:
