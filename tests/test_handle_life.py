@@ -38,6 +38,8 @@ pytestmark = [requires_direct_descriptors(), pytest.mark.usefixtures("uring_leak
 
 # SEND_ZC came with 6.0, and so did multishot receive.
 takes_ahead = requires_op(Op.SEND_ZC)
+# Without it files are in ordinary descriptors, and closed by the system call.
+in_slots = requires_op(Op.FIXED_FD_INSTALL)
 HERE = re.escape(__file__)
 
 
@@ -184,6 +186,7 @@ async def test_a_cancelled_close_is_over_for_who_waits_for_it() -> None:
         assert slot in engine().table._free
 
 
+@in_slots
 async def test_a_close_that_the_kernel_takes_no_entry_for_closes_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
