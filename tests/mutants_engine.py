@@ -284,6 +284,13 @@ MUTANTS = [
         ("test_handle_life.py::together",),
     ),
     Mutant(
+        "a_block_that_is_over_keeps_its_records",
+        "_accept.py",
+        "            self._spare.clear()",
+        "            pass",
+        ("test_handle_life.py::keeps_no_listener",),
+    ),
+    Mutant(
         "a_connection_that_is_there_is_no_point_of_cancellation",
         "_accept.py",
         "            await trio.lowlevel.checkpoint_if_cancelled()\n            # Those",

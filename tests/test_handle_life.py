@@ -9,6 +9,7 @@ import gc
 import os
 import re
 import sys
+import weakref
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -308,6 +309,22 @@ async def test_connections_that_came_together_are_handed_out_together() -> None:
     assert yielded[0]
     assert sum(yielded) < count // 4
     assert all(any(yielded[at : at + AHEAD_MAX]) for at in range(count - AHEAD_MAX + 1))
+
+
+async def test_a_block_that_is_over_keeps_no_listener() -> None:
+    """A listener that is dropped after it is told of at once, not when garbage is collected."""
+    async with unix_listener() as (listener, address):
+        connections = listener.accept_direct_multishot()
+        with connect(address):
+            async with connections:
+                await (await connections.__anext__()).aclose()
+        over = weakref.ref(connections)
+        gc.disable()
+        try:
+            del connections
+            assert over() is None
+        finally:
+            gc.enable()
 
 
 async def test_a_connection_that_is_there_is_not_taken_by_who_is_cancelled() -> None:
