@@ -182,6 +182,20 @@ MUTANTS = [
         ("test_handle_life.py::mixed_up",),
     ),
     Mutant(
+        "a_long_name_has_no_end",
+        "_engine_slots.py",
+        "if len(path) < NAME_BYTES:",
+        "if len(path) <= NAME_BYTES:",
+        ("test_handle_life.py::any_length",),
+    ),
+    Mutant(
+        "a_refused_record_is_lost",
+        "_engine_slots.py",
+        "        operation.recycle()  # the entry",
+        "        pass  # the entry",
+        ("test_handle_life.py::fit_no_entry",),
+    ),
+    Mutant(
         "a_second_close_does_not_wait",
         "_handle.py",
         "            if self._closing:\n",
@@ -325,6 +339,13 @@ MUTANTS = [
         "            await trio.lowlevel.checkpoint()\n"
         "            connection = self._ready.popleft()\n",
         ("test_handle_life.py::together",),
+    ),
+    Mutant(
+        "a_block_that_is_over_keeps_its_records",
+        "_accept.py",
+        "            self._spare.clear()",
+        "            pass",
+        ("test_handle_life.py::keeps_no_listener",),
     ),
     Mutant(
         "a_connection_that_is_there_is_no_point_of_cancellation",

@@ -9,6 +9,7 @@ import gc
 import os
 import re
 import sys
+import weakref
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,10 @@ from engine_help import WAIT_S, connect, engine, passes, socket_pair, unix_liste
 import trio_uring
 from trio_uring import RingOptions, SlotsExhausted
 from trio_uring._accept import AHEAD_MAX
+from trio_uring._capabilities import capabilities
+from trio_uring._engine_slots import NAME_BYTES
 from trio_uring._handle import place_of
+from trio_uring._operation import OWN_IDS, SCRATCH_BYTES
 from trio_uring.lowlevel import Op
 from trio_uring.testing import adopt_ring, requires_direct_descriptors, requires_op
 
@@ -35,6 +39,8 @@ pytestmark = [requires_direct_descriptors(), pytest.mark.usefixtures("uring_leak
 
 # SEND_ZC came with 6.0, and so did multishot receive.
 takes_ahead = requires_op(Op.SEND_ZC)
+# Without it files are in ordinary descriptors, and closed by the system call.
+in_slots = requires_op(Op.FIXED_FD_INSTALL)
 HERE = re.escape(__file__)
 
 
@@ -124,12 +130,30 @@ async def test_names_that_are_opened_at_once_are_not_mixed_up(tmp_path: Path) ->
             nursery.start_soon(read, name)
 
 
-async def test_arguments_of_open_that_fit_no_entry_cost_no_slot() -> None:
-    """They are refused, the slot is free again, and what is opened next is opened."""
+@pytest.mark.parametrize("length", [NAME_BYTES - 1, NAME_BYTES, NAME_BYTES + 1, 4095])
+async def test_a_path_of_any_length_ends_where_it_ends(tmp_path: Path, length: int) -> None:
+    """Also where the memory that it is copied to was used for something else before."""
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * SCRATCH_BYTES)
+    start, end = os.fspath(tmp_path), "/file"
+    middle = length - len(start) - len(end)
+    path = start + "/." * (middle // 2) + "/" * (middle % 2) + end
+    assert len(path) == length
+    for _ in range(3):
+        async with await trio_uring.open_direct(path) as opened:
+            assert await opened.read_at(SCRATCH_BYTES, 0) == file.read_bytes()
+
+
+async def test_arguments_that_fit_no_entry_cost_no_slot() -> None:
+    """They are refused; slot and record are free again, and what is opened next is opened."""
     adopt_ring(RingOptions(slots_max=1))
-    for flags, mode in ((-1 << 40, 0o666), (0, -1)):
+    for flags, mode in ((-1 << 40, 0o666), (0, -1)) * 5:
         with pytest.raises(ValueError, match="does not fit"):
             await trio_uring.open_direct("/dev/null", flags, mode)
+    if capabilities().install:
+        with pytest.raises(ValueError, match="does not fit"):
+            await trio_uring.socket_direct(1 << 40)
+    assert len(engine().records) <= OWN_IDS + 2
     async with await trio_uring.open_direct("/dev/null", wait=False):
         with pytest.raises(SlotsExhausted):
             await trio_uring.open_direct("/dev/null", wait=False)
@@ -163,6 +187,7 @@ async def test_a_cancelled_close_is_over_for_who_waits_for_it() -> None:
         assert slot in engine().table._free
 
 
+@in_slots
 async def test_a_close_that_the_kernel_takes_no_entry_for_closes_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -284,6 +309,22 @@ async def test_connections_that_came_together_are_handed_out_together() -> None:
     assert yielded[0]
     assert sum(yielded) < count // 4
     assert all(any(yielded[at : at + AHEAD_MAX]) for at in range(count - AHEAD_MAX + 1))
+
+
+async def test_a_block_that_is_over_keeps_no_listener() -> None:
+    """A listener that is dropped after it is told of at once, not when garbage is collected."""
+    async with unix_listener() as (listener, address):
+        connections = listener.accept_direct_multishot()
+        with connect(address):
+            async with connections:
+                await (await connections.__anext__()).aclose()
+        over = weakref.ref(connections)
+        gc.disable()
+        try:
+            del connections
+            assert over() is None
+        finally:
+            gc.enable()
 
 
 async def test_a_connection_that_is_there_is_not_taken_by_who_is_cancelled() -> None:
