@@ -408,6 +408,49 @@ async def test_places_of_registered_buffers_are_used_again(path: Path) -> None:
             assert await file.readinto_at(buffer, 5) == 10
 
 
+@pytest.mark.parametrize("one", [False, True], ids=["read_many", "readinto_at"])
+async def test_a_registered_buffer_is_closed_before_what_uses_it_is_submitted(
+    path: Path, one: bool
+) -> None:
+    """By another task, in the same pass, or between two parts of a long batch."""
+    adopt_ring(trio_uring.RingOptions(sq_entries=4, cq_entries=8))
+    content = content_of(path)
+    async with await trio_uring.open_direct(path) as file:
+        for _ in range(20):  # Trio shuffles the tasks of a pass
+            with trio_uring.register_buffer(len(content)) as buffer:
+
+                async def read() -> None:
+                    if one:
+                        await file.readinto_at(buffer, 0)
+                    else:
+                        await file.read_many(buffer, range(0, len(content), PAGE))
+
+                async def close(after: int) -> None:
+                    await passes(after)
+                    buffer.close()
+
+                for after in (0, 1):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(read)
+                        nursery.start_soon(close, after)
+                    assert bytes(buffer.memory) == content
+                    buffer.memory[:] = bytes(len(content))
+
+
+async def test_no_memory_for_the_answers_leaves_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the next one is as ever."""
+
+    def nothing_left(*args: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trio_uring._many.struct_memory", nothing_left)
+        with pytest.raises(MemoryError):
+            await trio_uring.stat_many(["/"] * 5)
+    assert engine().ring._ring.batched == 0
+    assert len(await trio_uring.stat_many(["/"] * 5)) == 5
+
+
 async def test_a_slice_of_a_registered_buffer_is_closed_with_it(path: Path) -> None:
     """Its place is another buffer's afterwards: it is ordinary memory then."""
     content = content_of(path)

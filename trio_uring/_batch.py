@@ -17,7 +17,7 @@ import trio
 
 from ._buffers import TRANSFER_BYTES_MAX
 from ._lib import ffi, lib
-from ._locked_buffer import fixed
+from ._locked_buffer import fixed, place_of
 from ._operation import BATCH_BIT, CANCELLED, Operation
 from ._prep_entry import U32
 
@@ -72,7 +72,11 @@ class Batch(Operation):
         KERNEL OWNS ``pins``, and the results, until the last CQE.
         """
         engine, ring = self.engine, self.engine.ring
-        engine.add_record(self)
+        try:
+            engine.add_record(self)
+        except BaseException:
+            self.abandon()
+            raise
         self.task = engine.current_task()
         self.pins = pins
         self.position = ring._tail
@@ -170,13 +174,13 @@ async def transfer_many(
     engine: Engine,
     file: Any,
     opcode: int,
+    buffer: Any,
     lent: tuple[Any, int, int],
     offsets: Any,
-    place: int,
 ) -> list[int]:
-    """Reads or writes equal parts of the memory that is lent, each at its offset of the file.
+    """Reads or writes equal parts of ``buffer``, which is lent, each at its offset of the file.
 
-    ``place``: of the memory among the registered buffers, or -1. The results, in order.
+    The results, in order.
 
     Raises:
         ValueError: the parts are not equal, or an offset is negative.
@@ -196,17 +200,17 @@ async def transfer_many(
         raise ValueError(f"{nbytes} bytes cannot be cut into {count} equal parts")
     if part > TRANSFER_BYTES_MAX:
         raise ValueError(f"a part must have at most {TRANSFER_BYTES_MAX} bytes, not {part}")
-    if place >= 0:
-        opcode = fixed(opcode)
     results: list[int] = []
     failed = done = 0
     ring: Any = engine.ring
     while done < count:
         number = file._checked_number()
         batch = Batch.take(engine, min(count - done, ring._mask + 1))
+        place = place_of(engine, buffer)  # until it is closed, by another task
         code = lib.tu_batch_transfers(
-            ring._ring, ring._tail, batch.batch, opcode, file._fixed, number,
-            address + done * part, part, max(place, 0), starts + done if done else starts,
+            ring._ring, ring._tail, batch.batch, opcode if place < 0 else fixed(opcode),
+            file._fixed, number, address + done * part, part, max(place, 0),
+            starts + done if done else starts,
         )  # fmt: skip
         if code < 0:
             if code == -errno.EINVAL:

@@ -134,9 +134,7 @@ class FixedFile(Handle):
             ValueError: the parts would not be equal.
             OSError: the first error; the others have ended too.
         """
-        lent = writable(buffer)
-        place = place_of(self._engine, buffer)
-        return await transfer_many(self._engine, self, _READ, lent, offsets, place)
+        return await transfer_many(self._engine, self, _READ, buffer, writable(buffer), offsets)
 
     @enable_ki_protection
     async def write_many(self, data: ReadableBuffer, offsets: Iterable[int]) -> list[int]:
@@ -144,9 +142,7 @@ class FixedFile(Handle):
 
         Returns how many bytes each wrote. After an error or a cancellation nobody knows which were.
         """
-        lent = readable(data)
-        place = place_of(self._engine, data)
-        return await transfer_many(self._engine, self, _WRITE, lent, offsets, place)
+        return await transfer_many(self._engine, self, _WRITE, data, readable(data), offsets)
 
     async def readv_at(self, buffers: Iterable[WritableBuffer], offset: int) -> int:
         """`readinto_at` into several buffers, one after the other. preadv(2)."""

@@ -65,10 +65,13 @@ class RegisteredBuffer(PinnedBuffer):
 
     def close(self) -> None:
         """Unregisters it. Operations that use it go on, and keep the memory."""
-        index, self._place[0] = self._place[0], -1
-        if index >= 0 and not self._engine.closed:
-            self._engine.ring.register_buffers_update_tag(index, [None])
-            self._engine.buffer_places.append(index)
+        index, engine = self._place[0], self._engine
+        if index >= 0 and not engine.closed:
+            # The kernel looks the place up when it takes the entry, and keeps the buffer then.
+            engine.flush_now()
+            engine.ring.register_buffers_update_tag(index, [None])
+            engine.buffer_places.append(index)
+        self._place[0] = -1
 
     def __enter__(self) -> Self:
         return self

@@ -231,9 +231,9 @@ async def _stat_some(
 ) -> list[os.stat_result | OSError]:
     joined = _joined(names)
     start = address_of(joined)
+    memory, address = struct_memory("char[]", STATX_BYTES * len(paths))
     batch = Batch.take(engine, len(paths))
     batch.take_number()
-    memory, address = struct_memory("char[]", STATX_BYTES * len(paths))
     try:
         for number in range(len(paths)):
             sqe = engine.ring.entry(engine.ring.tail + number)
