@@ -6,8 +6,9 @@ of the stream, an error, no buffer left, a cancel, or because the kernel chose t
 before are always delivered first. The chunks taken ahead are bounded: at the bound the multishot is
 cancelled, and armed again when the loop has caught up.
 
-Where the kernel has bundles, a chunk may be several shared buffers in one piece: of at most
-`CHUNKS_MAX` where that can be said (6.17), else of as many as there are.
+Where the kernel has bundles (6.10), a chunk may be several shared buffers in one piece. The bound is
+then one of bytes, too. From 6.17 on the kernel keeps it: it ends the multishot when so many have
+come. (It can also limit each completion, but then may not tell the end of a stream.)
 """
 
 from __future__ import annotations
