@@ -14,7 +14,7 @@ import socket
 
 import attrs
 
-from ._abi import CqeFlag, Feature, Op, RecvSendFlag
+from ._abi import CqeFlag, Feature, Op, RecvSendFlag, SetupFlag
 from ._errors import RingUnavailableError
 from ._ring import Ring
 from ._structs import BufferSelection
@@ -34,6 +34,8 @@ class Capabilities:
     """One completion of a receive can bring several provided buffers (6.10)."""
     limits_receives: bool
     """A multishot receive can be told after how many bytes it ends (6.17)."""
+    loses_ends: bool
+    """A multishot receive on a Unix socket may not see the end behind data (some from 6.17 on)."""
     install: bool = attrs.field(
         init=False,
         default=attrs.Factory(lambda self: Op.FIXED_FD_INSTALL in self.ops, takes_self=True),
@@ -62,6 +64,7 @@ def capabilities() -> Capabilities:
             lets_go_late=late,
             bundles=bundles,
             limits_receives=bundles and _receives_bundles(ring, 1),
+            loses_ends=bundles and _loses_ends(),
         )
 
 
@@ -120,3 +123,25 @@ def _receives_bundles(ring: Ring, limit: int) -> bool:
         while last.flags & CqeFlag.MORE:  # no buffer is left: that ends it
             last = ring.copy_cqe()
         return cqe.res > 0
+
+
+def _loses_ends() -> bool:
+    """Whether of a byte and an end that were there at the first look only the byte is received."""
+    ours, theirs = socket.socketpair()
+    with (
+        Ring(2, SetupFlag.SINGLE_ISSUER | SetupFlag.DEFER_TASKRUN) as ring,
+        ours,
+        theirs,
+        ring.setup_buf_ring(2, 0) as buffers,
+    ):
+        buffers.fill(bytearray(2), 1)
+        ring.recv_multishot(1, ours.fileno(), BufferSelection(0))
+        ring.submit()
+        theirs.send(b"x")
+        theirs.close()
+        cqes = [ring.copy_cqe(), *ring.copy_cqes(2)]
+        lost = bool(cqes[-1].flags & CqeFlag.MORE)
+        if lost:
+            ours.shutdown(socket.SHUT_RDWR)  # wakes it
+            ring.copy_cqe()
+        return lost

@@ -6,8 +6,9 @@ of the stream, an error, no buffer left, a cancel, or because the kernel chose t
 before are always delivered first. The chunks taken ahead are bounded: at the bound the multishot is
 cancelled, and armed again when the loop has caught up.
 
-Where the kernel has bundles, a chunk may be several shared buffers in one piece: of at most
-`CHUNKS_MAX` where that can be said (6.17), else of as many as there are.
+Where the kernel has bundles (6.10), a chunk may be several shared buffers in one piece. The bound
+is then one of bytes, too. From 6.17 on the kernel keeps it: it ends the multishot when so many have
+come. (It can also limit each completion, but then may not tell the end of a stream.)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
+from socket import AF_UNIX
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -55,8 +57,11 @@ class ReceivedData(Record):
         self._once = trio.CancelScope()
         # No shared buffer was left: the next chunk comes in memory of its own.
         self._starved = False
+        known = capabilities()
         # SEND_ZC came with 6.0, and so did multishot receive.
-        self._supported = Op.SEND_ZC in capabilities().ops
+        self._supported = Op.SEND_ZC in known.ops and not (
+            known.loses_ends and socket.family == AF_UNIX
+        )
         self._buffer_bytes = 0
 
     async def __aenter__(self) -> ReceivedData:
