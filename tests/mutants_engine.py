@@ -681,6 +681,20 @@ MUTANTS = [
         "\n",
         ("test_hot.py::clock_that_jumps or all_tasks_to_block",),
     ),
+    Mutant(
+        "a_cancel_that_found_nothing_is_forgotten",
+        "_engine.py",
+        "            self._cancels_again.append(user_data)\n",
+        "            pass\n",
+        ("test_traps.py::found_nothing",),
+    ),
+    Mutant(
+        "a_cancel_is_made_again_for_ever",
+        "_engine.py",
+        "            self._not_found.discard(user_data)\n",
+        "            pass\n",
+        ("test_traps.py::found_nothing",),
+    ),
     # Batches and exchanges
     Mutant(
         "a_batch_is_not_cancelled",

@@ -17,11 +17,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trio.testing
-from engine_help import EMULATED, WAIT_S, engine, listen, passes, run_python, socket_pair
+from engine_help import (
+    EMULATED,
+    WAIT_S,
+    engine,
+    listen,
+    passes,
+    rounds,
+    run_python,
+    socket_pair,
+)
 from run_modes import MODE
 
 import trio_uring
 from trio_uring._engine_ring import EngineRing
+from trio_uring._operation import CANCEL_BIT, Operation
 from trio_uring.testing import requires_direct_descriptors
 
 if TYPE_CHECKING:
@@ -234,11 +244,36 @@ async def test_an_interrupted_worker_of_the_kernel_is_a_cancel() -> None:
         with socket.create_connection(address) as client:
             async with await listener.accept_direct() as connection:
                 client.shutdown(socket.SHUT_WR)
-                cancelled = False
-                while not cancelled:
-                    with trio.move_on_after(0.02) as scope:
+                cancelled = 0
+                # On its way to the worker thread it is not found by a request to cancel.
+                while cancelled < rounds(10, 200):
+                    with trio.move_on_after(0.001 * (cancelled % 20)) as scope:
                         await connection.send(bytes(8 << 20))
-                    cancelled = scope.cancelled_caught
+                    cancelled += scope.cancelled_caught
+
+
+@gated
+async def test_a_request_to_cancel_that_found_nothing_is_made_again() -> None:
+    """As long as the operation is in flight."""
+    async with socket_pair() as (ours, _theirs):
+
+        async def receive() -> None:
+            with pytest.raises(OSError, match="cancel"):
+                await ours.recv(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            (operation,) = [
+                record
+                for record in engine().records
+                if isinstance(record, Operation) and record.in_flight
+            ]
+            answer = (CANCEL_BIT | operation.user_data, -errno.ENOENT, 0)
+            engine().dispatch([answer, answer])
+            nursery.cancel_scope.deadline = trio.current_time() + WAIT_S
+        assert not nursery.cancel_scope.cancelled_caught
+        assert not engine()._not_found
 
 
 @gated

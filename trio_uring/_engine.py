@@ -18,13 +18,14 @@ from trio import lowlevel
 
 from ._engine_begin import EngineBegin
 from ._errors import SubmissionQueueFull
+from ._lib import address_of, ffi
 from ._operation import (
-    IGNORED_ID,
+    CANCEL_BIT,
     INDEX_MASK,
     SEND_BIT,
     Operation,
 )
-from ._prep import prep_cancel
+from ._prep import prep_cancel, prep_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 # EBUSY, EAGAIN: the kernel wants completions to be taken, or has no memory now; the SQEs stay
 # queued.
 _TRY_AGAIN = frozenset({-errno.EINTR, -errno.ETIME, -errno.EBUSY, -errno.EAGAIN})
+
+# struct __kernel_timespec; the kernel reads it as it takes the entry.
+_AGAIN_AFTER = ffi.new("int64_t[2]", [0, 5_000_000])
+_AGAIN_AFTER_AT = address_of(_AGAIN_AFTER)
 
 # How long the end of a run waits for operations that cannot be cancelled: a disk read that began.
 DRAIN_TIMEOUT_S = 10.0
@@ -80,9 +85,29 @@ class Engine(EngineBegin):
                     # the kernel; before that no cancel finds it.
                     self._take_out()
                 for target in record.targets():
-                    prep_cancel(self.own_sqe(), target, 0, IGNORED_ID)
+                    prep_cancel(self.own_sqe(), target, 0, CANCEL_BIT | user_data)
                     self.cancels_sent += 1
             self._cancels.pop()
+        while self._cancels_again:
+            user_data = self._cancels_again[-1]
+            prep_timeout(self.own_sqe(), _AGAIN_AFTER_AT, 0, 0, CANCEL_BIT | user_data)
+            self._cancels_again.pop()
+
+    def _cancel_answered(self, record: Any, user_data: int, res: int) -> None:
+        """A request to cancel was carried out, or it is time for the next one.
+
+        The kernel does not find an operation that is on its way to a worker thread, nor one that
+        cannot be cancelled.
+        """
+        if res == -errno.ETIME:
+            self._not_found.discard(user_data)
+        if record.user_data != user_data:
+            return
+        if res == -errno.ETIME:
+            self._cancels.append(user_data)
+        elif res == -errno.ENOENT and user_data not in self._not_found:
+            self._not_found.add(user_data)
+            self._cancels_again.append(user_data)
 
     # -- one pass ------------------------------------------------------------------------------
 
@@ -141,7 +166,7 @@ class Engine(EngineBegin):
         for chains in self.cancelled_chains:
             if chains.has_moved():
                 self._cancels.append(chains.user_data)
-        if self._cancels:
+        if self._cancels or self._cancels_again:
             self._write_cancels()
         buffers = self.buffers
         if buffers is not None and buffers.returned:
@@ -167,6 +192,8 @@ class Engine(EngineBegin):
         """Hands one completion to the record, unless it has had its final one."""
         if record.user_data == user_data:
             record.complete(res, flags)
+        elif user_data & CANCEL_BIT:
+            self._cancel_answered(record, user_data ^ CANCEL_BIT, res)
         elif record.user_data | SEND_BIT == user_data and record.in_flight:
             record.send_ended(res)
         else:

@@ -20,10 +20,12 @@ from ._errors import SubmissionQueueFull
 from ._operation import (
     BUFFER_SELECT,
     EPOLL_ID,
+    GENERATION,
     IGNORED_ID,
     INDEX_MASK,
     OWN_IDS,
     SEND_BIT,
+    USER_DATA_MASK,
     Ignored,
     Notification,
     Operation,
@@ -53,9 +55,11 @@ class EngineBegin(EngineFiles):
 
     __slots__ = (
         "_cancels",
+        "_cancels_again",
         "_flushed",
         "_free_indices",
         "_generation",
+        "_not_found",
         "_prompt_left",
         "_stash",
         "cancelled_chains",
@@ -97,6 +101,10 @@ class EngineBegin(EngineFiles):
         self._free_indices: list[int] = []
         self._generation = 0
         self._cancels: list[int] = []
+        # Of those that a request to cancel did not find, and of them, those whose time to wait
+        # before the next request has not begun.
+        self._not_found: set[int] = set()
+        self._cancels_again: list[int] = []
         # CQEs that had to be taken out in mid-pass, for the next dispatch.
         self._stash: list[tuple[int, int, int]] = []
         self._flushed = 0
@@ -369,8 +377,8 @@ class EngineBegin(EngineFiles):
         else:
             index = len(self.records)
             self.records.append(record)
-        self._generation = (self._generation + 1) & 0x3FFF_FFFF
-        record.user_data = (self._generation << 32) | index
+        self._generation = (self._generation + GENERATION) & USER_DATA_MASK
+        record.user_data = self._generation | index
 
     def remove_record(self, record: Any) -> None:
         """Its final CQE was seen, and there will be no further one."""

@@ -159,7 +159,12 @@ class HotEngine(Engine):
         # The head: what the kernel did not take (EAGAIN) is submitted again.
         unsubmitted = ring._sq_head[0] != ring._tail
         return bool(
-            unsubmitted or self._cancels or self._stash or self.reclaim or self.cancelled_chains
+            unsubmitted
+            or self._cancels
+            or self._cancels_again
+            or self._stash
+            or self.reclaim
+            or self.cancelled_chains
         )
 
     def begin(self, file: Any, bounded: bool, scratch: bool = False) -> tuple[Operation, Sqe]:
@@ -371,7 +376,7 @@ class HotEngine(Engine):
                     if task is not None and record.user_data | SEND_BIT == user_data:
                         record.send_ended(res)
                     else:
-                        self.late_completions += 1
+                        self.complete(record, user_data, res, flags)
                     continue
                 if task is None or res < 0 or flags & F_MORE:
                     record.complete(res, flags)

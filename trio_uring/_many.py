@@ -53,9 +53,9 @@ async def read_files(paths: Iterable[Path], *, dir_fd: int | None = None) -> lis
     """The contents of all these files, in order; in place of one that cannot be read, the error.
 
     Many are opened, read and closed at once, for the Python of one, as many as there are free
-    slots. ``dir_fd``: what relative paths are relative to, an ordinary descriptor. Of a pipe or a
-    terminal only what comes in one piece can be read; else its place has ``ESPIPE``. All contents
-    are in memory at the end.
+    slots; they are free again when all of them have been read. ``dir_fd``: what relative paths are
+    relative to, an ordinary descriptor. Of a pipe or a terminal only what comes in one piece can be
+    read; else its place has ``ESPIPE``. All contents are in memory at the end.
 
     Raises:
         RingUnavailableError: io_uring cannot be used here.

@@ -44,10 +44,12 @@ if TYPE_CHECKING:
 
 INDEX_MASK = 0xFFFF_FFFF
 GENERATION = 1 << 32
-# Above a generation: of the send that an operation is linked behind; of an operation in a batch.
+# Above a generation: of a request to cancel; of the send that an operation is linked behind; of an
+# operation in a batch.
+CANCEL_BIT = 1 << 61
 SEND_BIT = 1 << 62
 BATCH_BIT = 1 << 63
-USER_DATA_MASK = SEND_BIT - 1
+USER_DATA_MASK = CANCEL_BIT - 1
 
 # A worker thread of the kernel that was interrupted may answer what user space never sees else:
 # ERESTARTSYS and its like (include/linux/errno.h).
@@ -94,7 +96,7 @@ class Record:
 
 
 class Ignored(Record):
-    """The record of completions that say nothing: cancel requests, SQEs that were taken back."""
+    """The record of completions that say nothing: SQEs that were taken back."""
 
     __slots__ = ()
     in_flight = False
