@@ -279,8 +279,15 @@ MUTANTS = [
     Mutant(
         "all_buffers_of_a_bundle_are_thought_full",
         "_shared_buffers.py",
-        "if end <= self._count and set(self._lengths[first : end - 1].tolist()) == {size}:",
+        "if end <= self._count and set(full) == {size} and last >= nbytes - size * len(full):",
         "if end <= self._count:",
+        ("test_recv_bundles.py::shortened",),
+    ),
+    Mutant(
+        "the_last_buffer_of_a_bundle_is_thought_full",
+        "_shared_buffers.py",
+        " and last >= nbytes - size * len(full):",
+        ":",
         ("test_recv_bundles.py::shortened",),
     ),
     Mutant(

@@ -185,7 +185,7 @@ async def test_one_completion_brings_several_buffers_and_gives_all_of_them_back(
                 assert_all_given_back()
 
 
-@pytest.mark.parametrize("nbytes", [20, 6 * SIZE])
+@pytest.mark.parametrize("nbytes", [20, SIZE + 20, 6 * SIZE])
 @pytest.mark.parametrize("place", [0, 1, 3])
 async def test_a_buffer_that_the_kernel_has_shortened_makes_no_gap(
     place: int, nbytes: int, way: str

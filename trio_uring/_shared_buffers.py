@@ -87,7 +87,8 @@ class SharedBuffers:
     def _take_several(self, first: int, nbytes: int) -> bytes:
         size = self.nbytes
         end = first + (nbytes - 1) // size + 1
-        if end <= self._count and set(self._lengths[first : end - 1].tolist()) == {size}:
+        *full, last = self._lengths[first:end].tolist()
+        if end <= self._count and set(full) == {size} and last >= nbytes - size * len(full):
             self._is_back[first:end] = b"\1" * (end - first)
             self.returned += end - first
             return _unpack(self._starts[first], nbytes)
