@@ -556,3 +556,46 @@ async def test_to_receive_nothing_takes_no_time() -> None:
         with trio.fail_after(WAIT_S):
             assert await ours.recv(0) == b""
             assert await ours.recv_into(bytearray()) == 0
+
+
+@both_drivers
+async def test_the_body_of_an_accept_loop_gets_the_slots_that_nobody_waits_for() -> None:
+    """What is accepted ahead holds none back from the task that would take it."""
+    adopt_ring(RingOptions(slots_max=9))
+    async with trio_uring.open_nursery() as nursery:
+        listener = await nursery.socket_direct()
+        await listener.bind(("127.0.0.1", 0))
+        await listener.listen()
+        address = await listener.getsockname()
+        with socket.create_connection(address), trio.fail_after(WAIT_S):
+            async with listener.accept_direct_multishot() as connections:
+                connection = await connections.__anext__()
+                for _ in range(7):  # with the listener and the connection that is all
+                    await nursery.open_direct("/dev/null")
+                await connection.aclose()
+                with socket.create_connection(address):
+                    await (await connections.__anext__()).aclose()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EHOSTUNREACH])
+async def test_a_connection_that_was_taken_down_stays_broken(code: int) -> None:
+    """The kernel says so once; later receives would look like an orderly end."""
+    async with socket_pair() as (ours, _theirs):
+        with pytest.raises(trio.BrokenResourceError):
+            ours._receive_failed(OSError(code, os.strerror(code)))
+        with pytest.raises(trio.BrokenResourceError):
+            await ours.recv(1)
+
+
+@both_drivers
+async def test_urgent_data_is_not_what_a_multishot_left() -> None:
+    """MSG_OOB asks for another byte."""
+    listener, address = await listen()
+    async with listener:
+        with connect(address) as peer:
+            async with await listener.accept_direct() as sock:
+                sock._received.append(b"left")
+                peer.send(b"!", socket.MSG_OOB)
+                assert await sock.recv(1, socket.MSG_OOB) == b"!"
+                assert await sock.recv(10) == b"left"

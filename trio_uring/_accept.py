@@ -177,8 +177,8 @@ class AcceptedConnections:
         return trio.ClosedResourceError("the async with block has ended")
 
     def _yield_slots(self) -> None:
-        """Somebody waits for a slot: all accepts but one give theirs back."""
-        for accept in list(self._accepts)[1:]:
+        """Somebody waits for a slot: all accepts give theirs back, but one that is waited for."""
+        for accept in list(self._accepts)[1 if self._busy else 0 :]:
             self._engine.cancel(accept)
 
     def _take_ahead(self) -> None:

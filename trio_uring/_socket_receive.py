@@ -78,7 +78,7 @@ class SocketReceive(SocketSetup):
             return await self.recv(bufsize)
         self._start_receiving()
         try:
-            if self._received:
+            if self._received and not flags & stdlib_socket.MSG_OOB:
                 return await self._take_received(bufsize, flags)
             if not bufsize and self.type in _STREAMS:
                 await trio.lowlevel.checkpoint()

@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     SocketKind: TypeAlias = tuple[stdlib_socket.AddressFamily, stdlib_socket.SocketKind, int]
 
 # The connection is gone; a later receive would answer 0, which looks like an orderly end.
-_BROKEN = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT})
+_BROKEN = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EPIPE,
+        errno.ETIMEDOUT,
+    }
+)
 _STREAM = stdlib_socket.SOCK_STREAM
 _STREAMS = (stdlib_socket.SOCK_STREAM, stdlib_socket.SOCK_SEQPACKET)
 
