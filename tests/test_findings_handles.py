@@ -10,6 +10,7 @@ import pickle
 import resource
 import signal
 import socket
+import struct
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -599,3 +600,78 @@ async def test_urgent_data_is_not_what_a_multishot_left() -> None:
                 peer.send(b"!", socket.MSG_OOB)
                 assert await sock.recv(1, socket.MSG_OOB) == b"!"
                 assert await sock.recv(10) == b"left"
+
+
+@both_drivers
+async def test_a_splice_that_moves_bytes_ends_for_both_handles(tmp_path: Path) -> None:
+    """Both count it, and both can be closed afterwards."""
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    reader, writer = os.pipe()
+    try:
+        async with await trio_uring.register(writer) as pipe:
+            async with await trio_uring.open_direct(path) as file:
+                assert await file.splice_to(pipe, 4, 2) == 4
+                assert await file.splice_to(pipe, 100, 8) == 2
+                assert (file._in_flight, pipe._in_flight) == (0, 0)
+        assert os.read(reader, 100) == b"234589"
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@both_drivers
+@pytest.mark.parametrize("way", ["recv", "recv_into", "multishot"])
+async def test_a_reset_that_a_send_was_told_of_is_no_orderly_end(way: str) -> None:
+    """The kernel tells it once; what had come before is received first."""
+    listener, address = await listen()
+    async with listener:
+        peer = connect(address)
+        async with await listener.accept_direct() as sock:
+            peer.sendall(b"half")
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if way != "multishot":
+                assert await sock.recv(4) == b"half"
+            peer.close()
+            with pytest.raises(trio.BrokenResourceError):
+                await sock.send_all(b"x")
+            with pytest.raises(trio.BrokenResourceError), trio.fail_after(WAIT_S):
+                if way == "recv":
+                    await sock.recv(1)
+                elif way == "recv_into":
+                    await sock.recv_into(bytearray(1))
+                else:
+                    async with sock.recv_multishot() as received:
+                        assert await received.drain()
+                        await received.drain()
+            with pytest.raises(trio.BrokenResourceError):
+                await sock.recv(1)
+
+
+@both_drivers
+async def test_a_buffer_is_free_when_the_cancellation_is_over(tmp_path: Path) -> None:
+    """Without another checkpoint, whether the operation was submitted or not."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1000))
+    async with await trio_uring.open_direct(path) as file:
+        for many in (False, True):
+            data = bytearray(1000)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                if many:
+                    await file.read_many(data, range(10))
+                else:
+                    await file.readinto_at(data, 0)
+            assert scope.cancelled_caught
+            data.clear()  # BufferError while somebody has it
+
+
+@both_drivers
+async def test_nothing_is_read_of_a_closed_handle_either(tmp_path: Path) -> None:
+    """An empty batch is refused as any other."""
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    file = await trio_uring.open_direct(path)
+    await file.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await file.read_many(bytearray(8), [])

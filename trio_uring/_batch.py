@@ -193,6 +193,8 @@ async def transfer_many(
         raise ValueError("an offset must not be negative") from None
     count = len(starts)
     if not count:
+        engine.check_run()
+        file._checked_number()
         await trio.lowlevel.checkpoint()
         return []
     part, rest = divmod(nbytes, count)

@@ -316,6 +316,9 @@ def _prep_splice_from(
 class _Pair:
     """The two handles of one SQE: both count it, and closing either cancels it."""
 
+    # What the engine asks to see whether it may count by itself.
+    _slot = -1
+
     def __init__(self, target: FixedFile, source: FixedFile) -> None:
         self.members = (target, source)
         self._fixed = target._fixed

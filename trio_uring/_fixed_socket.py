@@ -171,6 +171,8 @@ class FixedSocket(SocketReceive):
             operation.sent = None
             if operation.flags & F_BUFFER:
                 return buffers.take(operation.flags, count)
+            if self._send_lost is not None:
+                self._at_end()
             return b""
         except OSError as exc:
             sent = engine.sent

@@ -239,14 +239,13 @@ class Operation:
 
     def _abort(self, raise_cancel: Callable[[], NoReturn]) -> Abort:
         # An exception here would crash the whole run.
-        if self.engine.take_back(self):
-            file = self.file
-            self.recycle()
-            if file is not None:
-                file._operation_ended()
-            return Abort.SUCCEEDED
         self.raise_cancel = raise_cancel
-        self.engine.cancel(self)
+        if self.engine.take_back(self):
+            # Not SUCCEEDED: Trio's loop would keep the exception, and with it the frames and the
+            # buffers of this call, until the next checkpoint of the task.
+            self.complete(-errno.ECANCELED, 0)
+        else:
+            self.engine.cancel(self)
         return Abort.FAILED
 
     def unwrap(self) -> int:

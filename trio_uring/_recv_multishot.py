@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from socket import AF_UNIX
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -59,9 +58,7 @@ class ReceivedData(Record):
         self._starved = False
         known = capabilities()
         # SEND_ZC came with 6.0, and so did multishot receive.
-        self._supported = Op.SEND_ZC in known.ops and not (
-            known.loses_ends and socket.family == AF_UNIX
-        )
+        self._supported = Op.SEND_ZC in known.ops and not known.loses_ends
         self._buffer_bytes = 0
 
     async def __aenter__(self) -> ReceivedData:
@@ -170,6 +167,7 @@ class ReceivedData(Record):
 
     def _raise_end(self, end: int) -> None:
         if end == 0:
+            self.file._at_end()
             raise StopAsyncIteration
         if end == -errno.ECANCELED:
             raise trio.ClosedResourceError("another task closed this handle")

@@ -61,6 +61,8 @@ class SocketReceive(SocketSetup):
                     # More may be there. A stream that flows is received in memory of its own.
                     self._may_share = False
                 return buffers.take(operation.flags, count)
+            if self._send_lost is not None:
+                self._at_end()
             return b""
         except OSError as exc:
             if exc.errno != errno.ENOBUFS:
@@ -92,6 +94,8 @@ class SocketReceive(SocketSetup):
             self._may_share = (
                 self.type is stdlib_socket.SOCK_STREAM and count <= engine.options.recv_buffer_bytes
             )
+            if not count and bufsize and self._send_lost is not None:
+                self._at_end()
             return unpack(memory, min(count, bufsize))
         except OSError as exc:
             self._receive_failed(exc)
@@ -131,9 +135,12 @@ class SocketReceive(SocketSetup):
                 ffi.memmove(ffi.cast("char *", address), data, len(data))
                 return len(data)
             engine = self._engine
-            return await engine.wait(
+            count = await engine.wait(
                 engine.begin_transfer(self, _RECV, 0, address, size, 0, flags, pin)
             )
+            if not count and self._send_lost is not None:
+                self._at_end()
+            return count
         except OSError as exc:
             self._receive_failed(exc)
         finally:

@@ -103,6 +103,15 @@ class SocketSetup(FixedFile):
             self._check_broken(exc)
         raise exc
 
+    def _at_end(self) -> None:
+        """A receive has answered 0. Raises if that is no orderly end: the kernel tells of a lost
+        connection once, and it was a send that was told.
+        """
+        lost = self._send_lost
+        if lost is not None and lost.errno != errno.EPIPE:
+            self._receive_lost = lost
+            self._check_broken(lost)
+
     def _send_failed(self, exc: OSError) -> NoReturn:
         """Remembers that nothing more can be sent; what the peer had sent can still be received."""
         if exc.errno in _BROKEN and self.type in _STREAMS:
