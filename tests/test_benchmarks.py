@@ -96,6 +96,25 @@ def test_a_peer_that_is_not_there_is_named() -> None:
     assert variant("a", "b:c", needs="trio").missing() == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--rows", "read-1,nope"), "called nope"),
+        (("--variants", "nope"), "called nope"),
+        (("--rounds", 0), "not above 0"),
+        (("--json", "/nowhere/x.json"), "no directory"),
+        (("--chart", "x.gif"), "neither .svg nor .png"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_measured(
+    options: tuple[object, ...], complaint: str
+) -> None:
+    """With status 2, as argparse does it."""
+    done = bench(*options)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+
+
 def test_without_the_checkout_the_command_says_where_the_benchmarks_are(tmp_path: Path) -> None:
     """What is installed is the package alone."""
     (tmp_path / "trio_uring").symlink_to(Path(trio_uring.__file__).parent)

@@ -14,12 +14,15 @@ import sys
 import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import chart
 import report
 from rounds import Bench, Unusable, build, make_files, measure
 from rows import ROWS, Row, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 QUICK = {"rounds": 1, "seconds": 0.01, "noise": 100.0, "attempts": 20}
 # Beside the connections: what an interpreter has open.
@@ -38,17 +41,33 @@ def main() -> int:
         for summary in summaries:
             print(report.table(summary) + "\n")
         return _draw(options, summaries)
-    rows = [row for row in ROWS if _chosen(row.name, options.rows)]
-    if not rows:
-        print(f"no row is called {options.rows}; see --list", file=sys.stderr)
+    if unknown := _unknown(options):
+        print(f"no row or variant is called {', '.join(unknown)}; see --list", file=sys.stderr)
         return 2
+    rows = [row for row in ROWS if _chosen(row.name, options.rows)]
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         try:
             summaries = _measure_all(_bench(options, Path(directory)), rows, options)
         except Unusable as why:
             print(why, file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            return 130
     return _draw(options, summaries)
+
+
+def _unknown(options: argparse.Namespace) -> list[str]:
+    """Names that were given and mean nothing."""
+    known = (
+        (options.rows, {row.name for row in ROWS}),
+        (options.variants, {variant.name for row in ROWS for variant in row.variants}),
+    )
+    return [
+        pattern
+        for patterns, names in known
+        for pattern in (patterns or "*").split(",")
+        if not any(fnmatch(name, pattern) for name in names)
+    ]
 
 
 def _draw(options: argparse.Namespace, summaries: list[dict[str, Any]]) -> int:
@@ -69,17 +88,48 @@ def _parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="the rows and their variants")
     add("--rows", metavar="NAMES", help="only these, with commas between; * stands for anything")
     add("--variants", metavar="NAMES", help="only these, and what ratios are taken to")
-    add("--rounds", type=int, default=7)
-    add("--seconds", type=float, default=0.25, help="length of a window")
-    add("--noise", type=float, help="the share of a window that others may have; 0.02 or 0.04")
-    add("--connections", type=int, default=10_000, help="in the rows about memory")
-    add("--directory", help="where the files that are read shall be, for a while")
-    add("--json", type=Path, metavar="FILE")
+    add("--rounds", type=_above_zero(int), default=7)
+    add("--seconds", type=_above_zero(float), default=0.25, help="length of a window")
+    noise = (
+        "the share of a window that others may have; 0.02 to 0.08 by row, more on a busy machine"
+    )
+    add("--noise", type=float, help=noise)
+    add("--connections", type=_above_zero(int), default=10_000, help="in the rows about memory")
+    add("--directory", type=_directory, help="where the files that are read shall be, for a while")
+    add("--json", type=_output, metavar="FILE")
     add("--read", type=Path, metavar="FILE", help="what --json wrote, instead of measuring")
-    add("--csv", type=Path, metavar="FILE", help="medians and ratios as a table for documents")
-    add("--chart", type=Path, metavar="FILE", action="append", default=[], help=".svg or .png")
+    add("--csv", type=_output, metavar="FILE", help="medians and ratios as a table for documents")
+    add("--chart", type=_picture, metavar="FILE", action="append", default=[], help=".svg or .png")
     add("--quick", action="store_true", help="shows that everything runs; the figures are useless")
     return parser
+
+
+def _above_zero(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def checked(text: str) -> float:
+        if (value := kind(text)) <= 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    return checked
+
+
+def _directory(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no directory")
+    return path
+
+
+def _output(text: str) -> Path:
+    """What cannot be written shall be known before hours of measuring."""
+    _directory(str(Path(text).parent))
+    return Path(text)
+
+
+def _picture(text: str) -> Path:
+    if Path(text).suffix not in (".svg", ".png"):
+        raise argparse.ArgumentTypeError(f"{text} is neither .svg nor .png")
+    return _output(text)
 
 
 def _bench(options: argparse.Namespace, directory: Path) -> Bench:
