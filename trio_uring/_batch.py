@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._engine import Engine
 
 _PENDING = lib.TU_PENDING
+OFFSET_MAX = (1 << 63) - 1
 
 
 class Batch(Operation):
@@ -157,7 +158,7 @@ def offsets_of(values: Any) -> Any:
     """``uint64_t[]`` of the numbers: their own memory, if they are an array of that type.
 
     Raises:
-        OverflowError: one is negative.
+        OverflowError: one does not fit.
     """
     if type(values) is not array or values.typecode not in ("Q", "L") or values.itemsize != 8:
         try:
@@ -183,14 +184,14 @@ async def transfer_many(
     The results, in order.
 
     Raises:
-        ValueError: the parts are not equal, or an offset is negative.
+        ValueError: the parts are not equal, or an offset is out of range.
         OSError: the first that failed; all others have ended too.
     """
     pin, address, nbytes = lent
     try:
         starts = offsets_of(offsets)
     except OverflowError:
-        raise ValueError("an offset must not be negative") from None
+        raise ValueError(f"an offset must be from 0 to {OFFSET_MAX}") from None
     count = len(starts)
     if not count:
         engine.check_run()
@@ -216,7 +217,7 @@ async def transfer_many(
         )  # fmt: skip
         if code < 0:
             if code == -errno.EINVAL:
-                raise ValueError("an offset must not be negative")
+                raise ValueError(f"an offset must be from 0 to {OFFSET_MAX}")
             ring.check(code, "a batch")
         batch.begin(file, (pin, starts))
         await engine.wait(batch, True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trio.lowlevel import enable_ki_protection
 
 from ._abi import Op
-from ._batch import transfer_many
+from ._batch import OFFSET_MAX, transfer_many
 from ._buffers import TRANSFER_BYTES_MAX, c_string, iovecs, readable, struct_memory, writable
 from ._capabilities import capabilities
 from ._engine_begin import SCRATCH
@@ -45,7 +45,6 @@ _POSITION = 0xFFFF_FFFF_FFFF_FFFF
 _SPLICE_FD_IN_FIXED = 1 << 31
 _AT_EMPTY_PATH = 0x1000
 _DATASYNC = 1
-_OFFSET_MAX = (1 << 63) - 1
 _READ, _WRITE = int(Op.READ), int(Op.WRITE)  # as plain numbers: the hot path packs them
 
 # Uninitialised memory for reads; only what the kernel wrote is ever looked at.
@@ -78,7 +77,7 @@ class FixedFile(Handle):
         """
         engine = self._engine
         memory = None
-        if 0 <= nbytes <= SCRATCH_BYTES and 0 <= offset <= _OFFSET_MAX:
+        if 0 <= nbytes <= SCRATCH_BYTES and 0 <= offset <= OFFSET_MAX:
             operation = engine.begin_transfer(self, _READ, 0, SCRATCH, nbytes, offset)
         else:
             operation, memory = self._begin_read(_length(nbytes), _offset(offset))
@@ -350,6 +349,6 @@ def _length(nbytes: int) -> int:
 
 def _offset(offset: int) -> int:
     # -1 would be the position that the kernel keeps, and so would 2**64 - 1.
-    if not 0 <= offset <= _OFFSET_MAX:
-        raise ValueError(f"an offset must be from 0 to {_OFFSET_MAX}, not {offset}")
+    if not 0 <= offset <= OFFSET_MAX:
+        raise ValueError(f"an offset must be from 0 to {OFFSET_MAX}, not {offset}")
     return offset

@@ -133,7 +133,7 @@ class FixedSocket(SocketReceive):
     async def exchange(self, data: ReadableBuffer, bufsize: int) -> bytes:
         """`send_all`, then `recv`: a reply and the next request, for the price of one await.
 
-        Returns what was received, ``b""`` at the end of the stream. Cancelled, it has received
+        Returns what `recv` would, ``b""`` at the end of the stream. Cancelled, it has received
         nothing; of ``data`` nobody knows how much was sent, as with `send_all`. Until it returns
         the socket is both sending and receiving: another send raises `trio.BusyResourceError`.
         """

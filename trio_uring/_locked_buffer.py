@@ -108,7 +108,12 @@ def register_buffer(buffer: Buffer | int) -> RegisteredBuffer:
     """``with``: registers a writable buffer, or as much new memory, with the ring of this run.
 
     The kernel locks its pages once, and not for each operation: it pays for ``O_DIRECT`` and for
-    large transfers. Up to 1 GiB. io_uring_register_buffers(3), 5.19.
+    large transfers. Up to 1 GiB, and 64 at once; what does not fit is used as an ordinary buffer.
+    io_uring_register_buffers(3), 5.19.
+
+    ``O_DIRECT`` wants memory, offsets and lengths that are multiples of the block size, or answers
+    ``EINVAL``. New memory is aligned to pages; ``memory`` is a view of it, for `numpy.frombuffer`
+    too.
 
     Raises:
         RuntimeError: not in a Trio run.

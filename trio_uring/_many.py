@@ -54,8 +54,8 @@ async def read_files(paths: Iterable[Path], *, dir_fd: int | None = None) -> lis
 
     Many are opened, read and closed at once, for the Python of one, as many as there are free
     slots; they are free again when all of them have been read. ``dir_fd``: what relative paths are
-    relative to, an ordinary descriptor. Of a pipe or a terminal only what comes in one piece can be
-    read; else its place has ``ESPIPE``. All contents are in memory at the end.
+    relative to, an ordinary descriptor. A pipe or a terminal is waited for, and only what comes in
+    one piece can be read; else its place has ``ESPIPE``. All contents are in memory at the end.
 
     Raises:
         RingUnavailableError: io_uring cannot be used here.
