@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _RECV = int(Op.RECV)  # as a plain number: the hot path packs it
 # What one receive takes at the most; a shared buffer is shorter.
 _SHARED_BYTES_MAX = 1 << 30
+_WAIT_OR_PEEK = stdlib_socket.MSG_WAITALL | stdlib_socket.MSG_PEEK
 # What one takes at the most in memory of its own, of a stream.
 _OWN_BYTES_MAX = 1 << 18
 
@@ -81,7 +82,10 @@ class SocketReceive(SocketSetup):
         self._start_receiving()
         try:
             if self._received and not flags & stdlib_socket.MSG_OOB:
-                return await self._take_received(bufsize, flags)
+                data = await self._take_received(bufsize, flags)
+                if flags & _WAIT_OR_PEEK != stdlib_socket.MSG_WAITALL or len(data) == bufsize:
+                    return data
+                return await self._recv_rest(data, bufsize, flags)
             if not bufsize and self.type in _STREAMS:
                 await trio.lowlevel.checkpoint()
                 return b""
@@ -101,6 +105,15 @@ class SocketReceive(SocketSetup):
             self._receive_failed(exc)
         finally:
             self._receiving = False
+
+    async def _recv_rest(self, data: bytes, bufsize: int, flags: int) -> bytes:
+        """What MSG_WAITALL waits for, when a multishot had left the beginning."""
+        self._receiving = False
+        try:
+            return data + await self._recv_anyhow(bufsize - len(data), flags, share=False)
+        except BaseException:
+            self._received.insert(0, data)
+            raise
 
     def _start_receiving(self) -> None:
         self._checked_slot()
