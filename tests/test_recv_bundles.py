@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -533,3 +534,19 @@ async def test_a_drain_that_waits_ends_with_its_block() -> None:
             nursery.start_soon(drain, received)
             await trio.testing.wait_all_tasks_blocked()
     assert errors == [trio.ClosedResourceError]
+
+
+@pytest.mark.parametrize("forbidden", ["socketpair", "create_server"])
+async def test_a_process_without_sockets_can_use_files(
+    forbidden: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sandbox forbids them: what is asked by means of sockets is then not known."""
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise PermissionError(errno.EPERM, "refused")
+
+    known = capabilities()
+    monkeypatch.setattr(f"trio_uring._capabilities.socket.{forbidden}", refuse)
+    found = capabilities.__wrapped__()
+    assert (found.ops, found.direct, found.install) == (known.ops, known.direct, known.install)
+    assert found.bundles == (known.bundles and forbidden == "create_server")

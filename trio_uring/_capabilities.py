@@ -58,14 +58,14 @@ def capabilities() -> Capabilities:
         direct = _knows_direct_descriptors(ring)
         ops = frozenset(ring.get_probe().supported)
         late = direct and _lets_go_late(ring)
-        bundles = bool(ring.features & Feature.RECVSEND_BUNDLE) and _receives_bundles(ring, 0)
+        bundles, limits, loses = _of_receives(ring)
         return Capabilities(
             ops=ops,
             direct=direct,
             lets_go_late=late,
             bundles=bundles,
-            limits_receives=bundles and _receives_bundles(ring, 1),
-            loses_ends=bundles and (_loses_ends() or _loses_resets()),
+            limits_receives=limits,
+            loses_ends=loses,
         )
 
 
@@ -110,6 +110,18 @@ def _lets_go_late(ring: Ring) -> bool:
             os.close(end)
 
 
+def _of_receives(ring: Ring) -> tuple[bool, bool, bool]:
+    """``bundles``, ``limits_receives``, ``loses_ends``; where sockets are forbidden, none."""
+    try:
+        if not ring.features & Feature.RECVSEND_BUNDLE or not _receives_bundles(ring, 0):
+            return False, False, False
+        return True, _receives_bundles(ring, 1), _loses_ends() or _loses_resets()
+    except OSError as exc:
+        if exc.errno not in (errno.EACCES, errno.EAFNOSUPPORT, errno.EPERM):
+            raise
+        return False, False, False
+
+
 def _receives_bundles(ring: Ring, limit: int) -> bool:
     """Whether a multishot receive may take several buffers; what it does not know is EINVAL."""
     ours, theirs = socket.socketpair()
@@ -136,14 +148,23 @@ def _loses_ends() -> bool:
 def _loses_resets() -> bool:
     """The same of a byte and a reset, which Linux 6.16 to 6.18 lose on TCP."""
     try:
-        listener = socket.create_server(("127.0.0.1", 0))
-    except OSError:  # no IPv4 here
+        ours, theirs = _tcp_pair()
+    except OSError:  # no loopback interface here, or one behind a filter
         return False
-    with listener, socket.create_connection(listener.getsockname()) as theirs:
-        ours, _ = listener.accept()
+    with ours, theirs:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
-        with ours:
-            return _sees_no_end(ours, theirs)
+        return _sees_no_end(ours, theirs)
+
+
+def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(1)
+        theirs = socket.create_connection(listener.getsockname(), timeout=1)
+        try:
+            return listener.accept()[0], theirs
+        except BaseException:
+            theirs.close()
+            raise
 
 
 def _sees_no_end(ours: socket.socket, theirs: socket.socket) -> bool:
