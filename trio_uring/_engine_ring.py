@@ -165,11 +165,6 @@ class EngineRing(Ring):
         """``io_uring_enter`` calls so far, modulo 2**32."""
         return int(self._ring.entered)
 
-    @property
-    def cq_entries(self) -> int:
-        """Size of the completion queue."""
-        return int(self._ring.cq_entries)
-
     def check(self, code: int, what: str) -> int:
         """Raises what a negative errno means."""
         return self._check(code, what)

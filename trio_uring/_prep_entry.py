@@ -34,8 +34,6 @@ pack_accept = Struct("=BB2xiQQ4xIQ24x").pack_into
 pack_cancel = Struct("=BB2xi8xQ4xIQ24x").pack_into
 # opcode flags fd off addr len op_flags user_data: reads, writes, sends and receives alike
 pack_any = Struct("=BB2xiQQIIQ24x").pack_into
-# opcode flags fd addr len buf_index: what the entries of a batch have in common
-pack_common = Struct("=BB2xi8xQI12xH22x").pack
 # opcode flags user_data file_index
 pack_close_direct = Struct("=BB30xQ4xI16x").pack_into
 # opcode flags ioprio fd off addr len op_flags user_data buf_index file_index addr3

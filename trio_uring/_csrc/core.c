@@ -592,8 +592,8 @@ int tu_copy_cqes(struct tu_ring *ring, void *out, uint32_t max, uint32_t wait_nr
 /* Nothing is in flight but batches, and the poll that every engine has. */
 static int only_batches(const struct tu_ring *ring)
 {
-    return ring->batched > 1 && !ring->stepwise && ring->features & TU_FEAT_MIN_TIMEOUT && ring->ledger.entries &&
-           ring->ledger.in_flight <= (uint64_t)ring->batched + 1;
+    return ring->batched > 1 && !ring->stepwise && ring->features & TU_FEAT_MIN_TIMEOUT &&
+           ring->ledger.entries && ring->ledger.in_flight <= (uint64_t)ring->batched + 1;
 }
 
 /* Waits for as many of them as there are: each wake-up costs as much as a read. Whatever else comes is
@@ -603,16 +603,15 @@ static int gather(struct tu_ring *ring, int64_t timeout_ns, void *out, uint32_t 
     int64_t deadline = now_ns() + timeout_ns, left = timeout_ns;
     for (;;) {
         int count = consume(ring, out, max, 0);
-        if (count || !only_batches(ring) || (timeout_ns >= 0 && left <= 0))
+        if (count || left <= 0 || !only_batches(ring))
             return count;
-        int64_t at_least = left >= 0 && left < GATHER_NS ? left : GATHER_NS;
+        int64_t at_least = left < GATHER_NS ? left : GATHER_NS;
         int rc = enter_and_wait(ring, 0, ring->batched, TU_ENTER_GETEVENTS, left, at_least);
         if (rc < 0) {
             count = consume(ring, out, max, 0);
             return count ? count : rc;
         }
-        if (timeout_ns >= 0)
-            left = deadline - now_ns();
+        left = deadline - now_ns();
     }
 }
 
@@ -622,7 +621,7 @@ static int submit_and_copy(struct tu_ring *ring, uint32_t tail, uint32_t wait_nr
     /* CQEs that are there already count: waiting for more would delay them. */
     uint32_t ready = cq_ready(ring);
     wait_nr = ready >= wait_nr ? 0 : wait_nr;
-    if (wait_nr == 1 && load_acquire(ring->sq_head) == tail && only_batches(ring))
+    if (wait_nr == 1 && timeout_ns >= 0 && load_acquire(ring->sq_head) == tail && only_batches(ring))
         return gather(ring, timeout_ns, out, max);
     int64_t rc = submit(ring, tail, wait_nr, timeout_ns, needs_enter(ring) ? TU_ENTER_GETEVENTS : 0);
     int count = consume(ring, out, max, 0);
