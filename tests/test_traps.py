@@ -31,7 +31,7 @@ from run_modes import MODE
 
 import trio_uring
 from trio_uring._engine_ring import EngineRing
-from trio_uring._operation import CANCEL_BIT, Operation
+from trio_uring._operation import CANCEL_BIT, Notification, Operation
 from trio_uring.testing import requires_direct_descriptors
 
 if TYPE_CHECKING:
@@ -274,6 +274,17 @@ async def test_a_request_to_cancel_that_found_nothing_is_made_again() -> None:
             nursery.cancel_scope.deadline = trio.current_time() + WAIT_S
         assert not nursery.cancel_scope.cancelled_caught
         assert not engine()._not_found
+
+
+@gated
+async def test_a_notification_is_not_asked_to_end_again_and_again() -> None:
+    """The send was cancelled too late; what is left of it ends when the peer has read."""
+    async with socket_pair():
+        notification = Notification(engine(), 0, None)
+        engine().add_record(notification)
+        engine().dispatch([(CANCEL_BIT | notification.user_data, -errno.ENOENT, 0)])
+        assert not engine()._cancels_again
+        engine().remove_record(notification)
 
 
 @gated

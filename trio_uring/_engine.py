@@ -23,6 +23,7 @@ from ._operation import (
     CANCEL_BIT,
     INDEX_MASK,
     SEND_BIT,
+    Notification,
     Operation,
 )
 from ._prep import prep_cancel, prep_timeout
@@ -101,7 +102,8 @@ class Engine(EngineBegin):
         """
         if res == -errno.ETIME:
             self._not_found.discard(user_data)
-        if record.user_data != user_data:
+        # A notification cannot be cancelled, and comes when the peer likes.
+        if record.user_data != user_data or isinstance(record, Notification):
             return
         if res == -errno.ETIME:
             self._cancels.append(user_data)
