@@ -10,13 +10,16 @@ import sys
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 import trio_uring
+from trio_uring import _native
 from trio_uring._buffers import iovecs
 from trio_uring._current import current_engine
+from trio_uring._engine_ring import EngineRing
+from trio_uring._lib import CORE_CALLS, address_of, ffi, lib
 from trio_uring._prep import prep_readv
 from trio_uring.lowlevel import SqeFlag
 
@@ -31,6 +34,7 @@ EMULATED = "KMATRIX_KERNEL" in os.environ
 WAIT_S = float(os.environ.get("TRIO_URING_WAIT_S", "120" if EMULATED else "30"))
 LONG = os.environ.get("TRIO_URING_LONG") == "1"
 LOOPBACK = ("127.0.0.1", 0)
+_addressof: Any = ffi.addressof
 
 
 def rounds(usual: int = 300, long: int = 10_000) -> int:
@@ -155,6 +159,28 @@ async def a_running_read(
         if await read.runs():
             return read
     raise AssertionError("all reads ended before anybody saw that they ran")
+
+
+@contextmanager
+def core_turn(turn: Callable[[Any, int, int, int, Any, int], int]) -> Iterator[None]:
+    """Passes of the loop call ``turn`` in place of tu_submit_and_copy, in C as well."""
+    calls: list[Any] = [_addressof(lib, name) for name in CORE_CALLS]
+    place = CORE_CALLS.index("tu_submit_and_copy")
+    usual, bound = EngineRing.turn, list(map(address_of, calls))
+    callback: Any = ffi.callback(ffi.typeof(calls[place]), turn)
+    bound[place] = address_of(callback)
+
+    def python_turn(ring: EngineRing, wait_nr: int, timeout_ns: int) -> int:
+        args = (ring._ring, ring._tail, wait_nr, timeout_ns, ring._copied, ring._copy_max)
+        return turn(*args)
+
+    EngineRing.turn = python_turn  # type: ignore[method-assign, assignment]
+    _native.bind(*bound)
+    try:
+        yield
+    finally:
+        EngineRing.turn = usual  # type: ignore[method-assign]
+        _native.bind(*map(address_of, calls))
 
 
 class Asleep(trio.abc.Instrument):

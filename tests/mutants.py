@@ -9,17 +9,15 @@ lifetime can pass for the wrong reason: these show that it can fail. Exit status
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+
+from build_help import build, extension_of
 
 ROOT = Path(__file__).parent.parent
 # A mutant may make a test hang or the interpreter crash: both are noticed.
@@ -221,36 +219,6 @@ MUTANTS = [
 ]
 
 
-def build(folder: Path) -> None:
-    """Compiles the core of the copy in ``folder``."""
-    from cffi import FFI
-
-    csrc = folder / "trio_uring" / "_csrc"
-    ffi = FFI()
-    ffi.cdef(re.sub(r"(?m)^#.*$", "", (csrc / "core.h").read_text()))
-    ffi.set_source("trio_uring._uring", '#include "core.h"\n')
-    with contextlib.redirect_stdout(io.StringIO()):  # cffi tells what it does
-        ffi.emit_c_code(str(folder / "_uring.c"))
-    target = folder / "trio_uring" / f"_uring{sysconfig.get_config_var('EXT_SUFFIX')}"
-    include = ["-I", str(csrc), "-I", sysconfig.get_paths()["include"]]
-    sources = [str(folder / "_uring.c"), *map(str, sorted(csrc.glob("*.c")))]
-    subprocess.run(
-        [
-            "cc",
-            "-std=gnu11",
-            "-O1",
-            "-w",
-            "-shared",
-            "-fPIC",
-            *include,
-            *sources,
-            "-o",
-            str(target),
-        ],
-        check=True,
-    )
-
-
 def apply(mutant: Mutant, folder: Path) -> None:
     path = folder / "trio_uring" / mutant.file
     source = path.read_text()
@@ -259,8 +227,10 @@ def apply(mutant: Mutant, folder: Path) -> None:
             f"{mutant.name}: its text is {source.count(mutant.old)} times in {path.name}"
         )
     path.write_text(source.replace(mutant.old, mutant.new))
-    if mutant.file.startswith("_csrc"):
-        build(folder)
+    if extension := extension_of(mutant.file):
+        status, said = build(folder, extension, "-O1", "-w")
+        if status:
+            raise SystemExit(said)
 
 
 def run_tests(select: str, tests: str, folder: Path) -> tuple[bool, str]:
@@ -292,9 +262,6 @@ def main(names: list[str]) -> int:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             shutil.copytree(ROOT / "trio_uring", folder / "trio_uring")
-            if mutant.file.startswith("_csrc"):
-                for library in (folder / "trio_uring").glob("_uring*.so"):
-                    library.unlink()
             apply(mutant, folder)
             passed, report = run_tests(mutant.select, mutant.tests, folder)
         survived += passed

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from build_help import build, extension_of
+
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 90.0
 
@@ -775,11 +777,21 @@ def survives(mutant: Mutant, copy: Path) -> bool:
     broken = text.replace(mutant.old, mutant.new)
     if mutant.also_old:
         broken = broken.replace(mutant.also_old, mutant.also_new)
-    file.write_text(broken)
+    extension = extension_of(mutant.file)
     try:
+        write(copy, file, broken, extension)
         return run_tests(copy, mutant.tests)
     finally:
-        file.write_text(text)
+        write(copy, file, text, extension)
+
+
+def write(copy: Path, file: Path, text: str, extension: str | None) -> None:
+    """Writes a file of the package, and compiles it if it is C."""
+    file.write_text(text)
+    if extension:
+        status, said = build(copy, extension, "-O1", "-w")
+        if status:
+            raise SystemExit(said)
 
 
 def main(names: list[str]) -> int:

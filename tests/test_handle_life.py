@@ -22,9 +22,8 @@ import trio_uring
 from trio_uring import RingOptions, SlotsExhausted
 from trio_uring._accept import AHEAD_MAX
 from trio_uring._capabilities import capabilities
-from trio_uring._engine_slots import NAME_BYTES
 from trio_uring._handle import place_of
-from trio_uring._operation import OWN_IDS, SCRATCH_BYTES
+from trio_uring._operation import OWN_IDS
 from trio_uring.lowlevel import Op
 from trio_uring.testing import adopt_ring, requires_direct_descriptors, requires_op
 
@@ -130,18 +129,18 @@ async def test_names_that_are_opened_at_once_are_not_mixed_up(tmp_path: Path) ->
             nursery.start_soon(read, name)
 
 
-@pytest.mark.parametrize("length", [NAME_BYTES - 1, NAME_BYTES, NAME_BYTES + 1, 4095])
+@pytest.mark.parametrize("length", [255, 256, 257, 4095])
 async def test_a_path_of_any_length_ends_where_it_ends(tmp_path: Path, length: int) -> None:
     """Also where the memory that it is copied to was used for something else before."""
     file = tmp_path / "file"
-    file.write_bytes(b"x" * SCRATCH_BYTES)
+    file.write_bytes(b"x" * 16384)
     start, end = os.fspath(tmp_path), "/file"
     middle = length - len(start) - len(end)
     path = start + "/." * (middle // 2) + "/" * (middle % 2) + end
     assert len(path) == length
     for _ in range(3):
         async with await trio_uring.open_direct(path) as opened:
-            assert await opened.read_at(SCRATCH_BYTES, 0) == file.read_bytes()
+            assert await opened.read_at(16384, 0) == file.read_bytes()
 
 
 async def test_arguments_that_fit_no_entry_cost_no_slot() -> None:
@@ -196,11 +195,11 @@ async def test_a_close_that_the_kernel_takes_no_entry_for_closes_all_the_same(
     file = await trio_uring.open_direct("/dev/null")
     ring = engine().ring
 
-    def refuse(count: int) -> None:
+    def refuse() -> None:
         raise trio_uring.SubmissionQueueFull
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine(), "make_room", refuse)
+        patch.setattr(engine(), "_make_room", refuse)
         patch.setattr(ring, "_limit", ring._tail)
         with pytest.raises(trio_uring.SubmissionQueueFull):
             await file.aclose()

@@ -104,12 +104,12 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 def test_the_wheel_has_the_extension_its_types_and_the_tag_of_the_limited_api(
     workshop: Workshop,
 ) -> None:
-    """A wheel built from a checkout holds _uring, py.typed and both licences."""
+    """A wheel built from a checkout holds both modules, py.typed and both licences."""
     wheel = workshop.wheel_of(workshop.checkout)
     names = zipfile.ZipFile(wheel).namelist()
     suffix = sysconfig.get_config_var("EXT_SUFFIX") if FREE_THREADED else ".abi3.so"
 
-    assert f"trio_uring/_uring{suffix}" in names
+    assert {f"trio_uring/_uring{suffix}", f"trio_uring/_native{suffix}"} <= set(names)
     assert "trio_uring/py.typed" in names
     assert {Path(name).name for name in names if "/licenses/" in name} == {
         "LICENSE-MIT",
@@ -127,7 +127,7 @@ def test_the_sdist_has_all_that_a_wheel_is_built_from(workshop: Workshop) -> Non
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "trio_uring" / "_csrc").glob("*.[ch]")
+        str(path.relative_to(ROOT)) for path in (ROOT / "trio_uring" / "_csrc").rglob("*.[ch]")
     }
 
     assert {"_ffi_build.py", "LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md", *sources} <= names

@@ -20,7 +20,7 @@ from test_handle_life import Steps
 import trio_uring
 from trio_uring import RingOptions, _recv_multishot
 from trio_uring._capabilities import capabilities
-from trio_uring._fixed_file import new_buffer
+from trio_uring._native import new_bytes
 from trio_uring._prep import prep_recv
 from trio_uring._recv_multishot import CHUNKS_MAX
 from trio_uring.lowlevel import Op, SqeFlag
@@ -316,11 +316,11 @@ async def test_a_large_receive_does_not_take_as_much_memory_as_it_might(
     data = random.Random(1).randbytes(1 << 21)
     taken: list[int] = []
 
-    def counted(kind: str, nbytes: int) -> object:
+    def counted(nbytes: int) -> bytes:
         taken.append(nbytes)
-        return new_buffer(kind, nbytes)
+        return new_bytes(nbytes)
 
-    monkeypatch.setattr("trio_uring._socket_receive.new_buffer", counted)
+    monkeypatch.setattr("trio_uring._socket_receive.new_bytes", counted)
     sock, peer = await tcp_pair()
     with peer, trio.fail_after(WAIT_S):
         async with sock, trio.open_nursery() as nursery:

@@ -18,7 +18,7 @@ LINES_MAX = 500
 
 # A module imports only from its own layer, without cycles, and from those before it in this list.
 LAYERS: dict[str, tuple[str, ...]] = {
-    "L1 facts": ("_uring", "_lib", "_abi", "_errors", "_unavailable"),
+    "L1 facts": ("_native", "_uring", "_lib", "_abi", "_errors", "_unavailable"),
     "L2 ring": (
         *("_sqe", "_structs", "_sockaddr", "_msghdr", "_buffers", "_buf_ring", "_file_table"),
         *("_prep*", "_queue*", "_ops_*", "_register*", "_registration", "_ring"),

@@ -20,6 +20,7 @@ import trio.testing
 from engine_help import (
     EMULATED,
     WAIT_S,
+    core_turn,
     engine,
     listen,
     passes,
@@ -30,12 +31,12 @@ from engine_help import (
 from run_modes import MODE
 
 import trio_uring
-from trio_uring._engine_ring import EngineRing
+from trio_uring._lib import lib
 from trio_uring._operation import CANCEL_BIT, Notification, Operation
 from trio_uring.testing import requires_direct_descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 pytestmark = requires_direct_descriptors()
 gated = pytest.mark.usefixtures("uring_leak_gate")
@@ -56,20 +57,19 @@ in_the_ring = pytest.mark.usefixtures("_adopted")
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+def waits() -> Iterator[list[tuple[int, int, int]]]:
     """Each wait in the kernel: how many SQEs it submitted, its timeout, and what it returned."""
-    turn = EngineRing.turn
     seen: list[tuple[int, int, int]] = []
 
-    def recording(ring: EngineRing, wait_nr: int, timeout_ns: int) -> int:
-        queued = ring.sq_ready()
-        count = turn(ring, wait_nr, timeout_ns)
+    def recording(ring: Any, tail: int, wait_nr: int, timeout_ns: int, *out: Any) -> int:
+        queued = (tail - lib.tu_counter(ring, lib.TU_SQ_HEAD)) & 0xFFFF_FFFF
+        count = lib.tu_submit_and_copy(ring, tail, wait_nr, timeout_ns, *out)
         if wait_nr:
             seen.append((queued, timeout_ns, count))
         return count
 
-    monkeypatch.setattr(EngineRing, "turn", recording)
-    return seen
+    with core_turn(recording):
+        yield seen
 
 
 the_loop_waits = pytest.mark.skipif(MODE == "guest", reason="in guest mode a worker thread waits")
@@ -142,23 +142,23 @@ async def test_a_signal_shortens_no_wait(monkeypatch: pytest.MonkeyPatch) -> Non
     Signals interrupt the wait, and only the time that is left is waited for then.
     """
     async with socket_pair():
-        run_engine = engine()
+        run_engine: Any = engine()
         found: list[tuple[int, int]] = []
-        turn = run_engine.turn
+        turn = run_engine.take_turn
 
-        def timed(timeout_ns: int) -> list[tuple[int, int, int]]:
+        def timed(timeout_ns: int) -> Any:
             begun = time.monotonic_ns()
-            cqes = turn(timeout_ns)
-            if timeout_ns and not cqes:
+            events = turn(timeout_ns)
+            if timeout_ns and not events:
                 found.append((timeout_ns, time.monotonic_ns() - begun))
-            return cqes
+            return events
 
         seen: list[int] = []
         before = signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
         # Trio's own wakeup would be a completion.
         wakeup = signal.set_wakeup_fd(-1)
         try:
-            monkeypatch.setattr(run_engine, "turn", timed)
+            monkeypatch.setattr(run_engine, "take_turn", timed)
             signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
             await trio.sleep(0.05)
         finally:

@@ -160,7 +160,7 @@ class AdoptedDriver(Record):
             self._idle_passes = 0
         if not self._armed:
             self._arm()
-        return engine.turn(int(timeout * 1e9) if timeout else 0)
+        return engine.take_turn(int(timeout * 1e9) if timeout else 0)
 
     def process_events(self, events: Any) -> None:
         """Wakes the tasks of these completions, then those that epoll has ready."""
@@ -171,7 +171,7 @@ class AdoptedDriver(Record):
         if events is _RING_IS_READY:
             self._drain_eventfd()
             events = engine.turn(0)
-        engine.dispatch(events)
+        engine.hand_out(events)
         if self._epoll_has_events:
             self._epoll_has_events = False
             inner = self._inner

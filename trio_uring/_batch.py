@@ -37,7 +37,6 @@ class Batch(Operation):
 
     def __init__(self, engine: Engine, count: int, chain: int = 0) -> None:
         super().__init__(engine, 0)
-        self.message = engine.message_for(self)
         self.count = count
         self._left = count
         # Of so many operations the last must run, come what may: a close. 0: of none.
@@ -125,10 +124,10 @@ class Batch(Operation):
             if result == _PENDING and not must_run:
                 yield self.name(place)
 
-    def unwrap(self) -> int:
+    def _raise(self) -> int:
         """In the task that awaited it: 0, or the cancellation if it kept one of them from running.
 
-        What the single ones answered is in ``results``.
+        The one completion of a batch is -1; what the single ones answered is in ``results``.
         """
         raise_cancel, closing = self.raise_cancel, self.closing
         self.recycle()

@@ -28,6 +28,8 @@ ENTRIES_MAX = 1 << 15
 ENTRY_BYTES = 16
 # struct io_uring_buf without its last two bytes: those of the first entry are the ring's tail.
 BUF = Struct("=QIH")
+# Behind the first of them, as a number of 16 bits: the tail, which is moved in C.
+_TAIL_PLACE = 7
 # struct io_uring_buf_reg: ring_addr, ring_entries, bgid, flags, min_left
 BUF_REG = Struct("=QIHHI20x")
 # struct io_uring_buf_status: buf_group, head
@@ -70,10 +72,10 @@ class BufferRing:
         # A strong reference would make a cycle, and an unclosed ring would be found late.
         self._ring = weakref.ref(ring)
         self._mask = entries - 1
-        self._tail = 0
         self._memory: CData | None = None
         self._memory = self._set_up(ring, min_left)
         self._entries = memoryview(ffi.buffer(self._memory, entries * ENTRY_BYTES))
+        self._shorts = self._entries.cast("H")
         # By id. KERNEL OWNS these until a completion names the id, or the ring is freed and idle.
         self._lent: dict[int, tuple[Pin, int, int]] = {}
         self._ids = [0] * entries
@@ -143,7 +145,7 @@ class BufferRing:
 
     def _write(self, buffer_id: int, lent: tuple[Pin, int, int], offset: int) -> None:
         ring = self._ring()
-        place = (self._tail + offset) & self._mask
+        place = (self.tail + offset) & self._mask
         self._lent[buffer_id] = lent
         self._places[buffer_id] = place
         self._ids[place] = buffer_id
@@ -160,7 +162,6 @@ class BufferRing:
         if not 0 <= count <= self.entries:
             raise ValueError(f"count must be in 0..{self.entries}, not {count}")
         lib.tu_buf_ring_advance(memory, count)
-        self._tail = (self._tail + count) & 0xFFFF
 
     def give_in_order(self, returned: CData, base: int, nbytes: int) -> int:
         """Adds and shows the buffers that are next in the order of ids; how many.
@@ -171,9 +172,13 @@ class BufferRing:
         has none; it is a 0 then.
         """
         _, memory = self._live()
-        count = lib.tu_buf_ring_give_in_order(memory, self._mask, returned, base, nbytes)
-        self._tail = (self._tail + count) & 0xFFFF
-        return count
+        return lib.tu_buf_ring_give_in_order(memory, self._mask, returned, base, nbytes)
+
+    @property
+    def address(self) -> int:
+        """Where the entries are."""
+        _, memory = self._live()
+        return address_of(memory)
 
     def lengths(self) -> memoryview:
         """Of the buffers in the entries, by place; the kernel may have shortened them."""
@@ -277,7 +282,7 @@ class BufferRing:
     @property
     def tail(self) -> int:
         """Buffers shown to the kernel so far, modulo 65536."""
-        return self._tail
+        return int(self._shorts[_TAIL_PLACE])
 
     def head(self) -> int:
         """Buffers that the kernel has used up so far, modulo 65536. (PBUF_STATUS, 6.8)"""
@@ -289,7 +294,7 @@ class BufferRing:
 
     def available(self) -> int:
         """Buffers that the kernel has and has not used up. (6.8)"""
-        return (self._tail - self.head()) & 0xFFFF
+        return (self.tail - self.head()) & 0xFFFF
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -310,6 +315,7 @@ class BufferRing:
 
     def _forget(self) -> None:
         self._memory = None
+        self._shorts = memoryview(bytes(ENTRY_BYTES)).cast("H")
         self._entries = memoryview(b"")
         self._lent = {}
         self._place_pins = []

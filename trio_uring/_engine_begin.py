@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     from ._engine_ring import EngineRing
     from ._options import RingOptions
     from ._sqe import Sqe
-
-# For `begin_transfer`: the record's own memory.
-SCRATCH = -1
+    from ._waiter import Waiter
 
 # As plain numbers: the hot path packs them.
 _RECV, _SEND = int(Op.RECV), int(Op.SEND)
@@ -54,28 +52,15 @@ class EngineBegin(EngineFiles):
     """The records of the operations in flight, and how they begin."""
 
     __slots__ = (
-        "_cancels",
-        "_cancels_again",
-        "_flushed",
         "_free_indices",
         "_generation",
         "_not_found",
-        "_prompt_left",
-        "_stash",
-        "cancelled_chains",
         "cancels_sent",
-        "clock_jumps",
-        "completed",
         "driver",
         "failure",
         "late_completions",
         "notifications",
-        "overflow_count",
-        "pool",
         "queue_full_count",
-        "records",
-        "scratch_pool",
-        "sent",
         "token",
     )
 
@@ -87,36 +72,28 @@ class EngineBegin(EngineFiles):
         # What broke the driver; every later use raises it.
         self.failure: BaseException | None = None
 
-        self.records: list[Any] = [Ignored(), Ignored(EPOLL_ID)]
+        self.records = [Ignored(), Ignored(EPOLL_ID)]
         assert len(self.records) == OWN_IDS
-        # Records that are not in use: those with memory of their own apart, for not every operation
-        # that waits may have some.
-        self.pool: list[Operation] = []
-        self.scratch_pool: list[Operation] = []
-        # How many operations may still be finished out of turn in this pass.
-        self._prompt_left = 0
         # KERNEL OWNS what these records pin; if the ring cannot be drained they are kept for ever.
         self.ring.hold("engine", self.records)
         self.ring.on_fork = self._close_companions
         self._free_indices: list[int] = []
         self._generation = 0
-        self._cancels: list[int] = []
+        self._cancels = []
         # Of those that a request to cancel did not find, and of them, those whose time to wait
         # before the next request has not begun.
         self._not_found: set[int] = set()
-        self._cancels_again: list[int] = []
+        self._cancels_again = []
         # CQEs that had to be taken out in mid-pass, for the next dispatch.
-        self._stash: list[tuple[int, int, int]] = []
-        self._flushed = 0
+        self._stash = []
 
         # Of the exchange that failed last, in the task that it failed in: `Operation.sent`.
         self.sent = 0
         # Batches of chains that shall end: a link that has begun since must be cancelled, too.
-        self.cancelled_chains: list[Any] = []
+        self.cancelled_chains = []
         # Zero-copy sends that are done but for the word that their data are free.
         self.notifications = 0
-        self.completed = 0
-        self.queue_full_count = self.overflow_count = 0
+        self.queue_full_count = 0
         self.cancels_sent = self.late_completions = 0
 
     @property
@@ -155,25 +132,17 @@ class EngineBegin(EngineFiles):
         if self.ring.fd < 0:
             self.ring.cq_ready()  # raises what is wrong
 
-    def begin(self, file: Any, bounded: bool, scratch: bool = False) -> tuple[Operation, Sqe]:
+    def begin(self, file: Any, bounded: bool) -> tuple[Operation, Sqe]:
         """A record and an SQE for one operation of the current task.
 
         ``file``: the handle whose slot the SQE names. ``bounded``: it ends by itself in a bounded
-        time, as on a file; a `MockClock` does not jump meanwhile. ``scratch``: the record shall
-        have memory of its own.
+        time, as on a file; a `MockClock` does not jump meanwhile.
         """
-        task = self.current_task()
-        sqe = self.own_sqe()
-        pool = self.scratch_pool if scratch else self.pool
-        operation = pool.pop() if pool else self._new_record()
-        operation.task = task
-        operation.position = (self.ring.tail - 1) & U32
-        if file is not None:
-            operation.file = file
-            file._in_flight += 1
-        if bounded:
+        operation: Operation = self.begin_record(file)
+        if bounded and self.clock_jumps:
             self.hold_clock(operation)
-        return operation, sqe
+        ring = self.ring
+        return operation, ring._entries[operation.position & ring._mask]
 
     def begin_transfer(
         self,
@@ -188,33 +157,16 @@ class EngineBegin(EngineFiles):
     ) -> Operation:
         """Begins a read, write, send or receive on a handle, for `wait`.
 
-        ``address`` may be `SCRATCH`: up to `SCRATCH_BYTES` of memory that the record has. KERNEL
-        OWNS ``pins`` until the final CQE.
+        KERNEL OWNS ``pins`` until the final CQE.
 
         Raises:
             trio.ClosedResourceError: the handle is closed.
             RuntimeError: not in the run of this engine.
         """
-        number = file._checked_number()
-        operation, sqe = self.begin(file, False, address == SCRATCH)
-        operation.pins = pins
-        if address == SCRATCH:
-            address = operation.scratch_at or operation.make_scratch()
-        try:
-            pack_any(
-                sqe.memory,
-                sqe.at,
-                opcode,
-                sqe_flags | file._fixed,
-                number,
-                offset,
-                address,
-                nbytes,
-                op_flags,
-                operation.user_data,
-            )
-        except BaseException as exc:
-            raise self.discarded(operation, exc) from None
+        number, flags = file._checked_number(), sqe_flags | file._fixed
+        operation: Operation = self.begin_entry(
+            file, opcode, flags, number, offset, address, nbytes, op_flags, 0, pins
+        )
         return operation
 
     def begin_exchange(
@@ -229,11 +181,7 @@ class EngineBegin(EngineFiles):
         position = ring.tail
         sqe = ring.get_sqe()
         prep_nop(sqe, IGNORED_ID)
-        # A receive that selects a buffer has no use for an address: here it says which record.
-        where = SCRATCH if address == SCRATCH else 0
-        operation = self.begin_transfer(file, _RECV, BUFFER_SELECT, where, bufsize, 0, 0, pins)
-        if address == SCRATCH:
-            address = operation.scratch_at
+        operation = self.begin_transfer(file, _RECV, BUFFER_SELECT, 0, bufsize, 0, 0, pins)
         operation.sent = -1
         pack_any(
             ring.entry(position).memory,
@@ -266,13 +214,20 @@ class EngineBegin(EngineFiles):
 
     def _new_record(self) -> Operation:
         operation = Operation(self, len(self.records))
-        operation.message = self.message_for(operation)
         self.records.append(operation)
         return operation
 
-    def message_for(self, operation: Operation) -> Any:
+    def message_for(self, waiting: Operation | Waiter) -> Any:
         """What `wait` needs to say how the operation is cancelled."""
-        return operation.abort
+        return waiting.abort
+
+    def _make_room(self) -> None:
+        """The queue seems to be full, or the ring is closed or a parent's, which raises."""
+        try:
+            self.ring._make_room()
+        except SubmissionQueueFull:
+            self._submit_full_queue()
+            self.ring._make_room()
 
     def make_room(self, count: int) -> None:
         """There are ``count`` free entries, which the next submit takes together."""
@@ -292,12 +247,16 @@ class EngineBegin(EngineFiles):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    def wait(self, operation: Operation, prompt: bool = False) -> Awaitable[int]:
+    def wait(self, operation: Operation, prompt: bool = False, /) -> Awaitable[int]:
         """Sleeps until the operation has ended; its result, or what `Operation.unwrap` raises.
 
         ``prompt``: it mostly completes as it is submitted, as a read of what is cached does.
         """
         return lowlevel.wait_task_rescheduled(operation.message)  # noqa: ASYNC105
+
+    def wait_for(self, waiter: Waiter) -> Awaitable[int]:
+        """`wait` for what is no operation."""
+        return lowlevel.wait_task_rescheduled(waiter.message)  # noqa: ASYNC105
 
     @enable_ki_protection
     async def perform(

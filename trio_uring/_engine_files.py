@@ -8,6 +8,7 @@ import os
 import resource
 from typing import TYPE_CHECKING, Any
 
+from . import _native
 from ._capabilities import capabilities, require_direct_descriptors
 from ._file_table import FileTable
 from ._shared_buffers import SharedBuffers
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ._options import RingOptions
 
 
-class EngineFiles:
+class EngineFiles(_native.Engine):
     """The part of `Engine` that no operation is awaited in."""
 
     # CPython keeps 30 attributes inline at the most; an engine has more.
@@ -28,7 +29,6 @@ class EngineFiles:
         "_buffers_tried",
         "_table",
         "buffer_places",
-        "buffers",
         "closed",
         "files",
         "has_buffer_table",
@@ -43,13 +43,14 @@ class EngineFiles:
     def __init__(self, options: RingOptions, ring: EngineRing) -> None:
         self.options = options
         self.ring = ring
+        self._attach(ring._queue, ring._copy_max)
         self.pid = os.getpid()
         self.closed = False
         self._table: FileTable | None = None
         # (slot, companion) of handles that were dropped without being closed: appended by __del__,
         # which may run anywhere; emptied by the next pass.
         self.reclaim: list[tuple[int, int]] = []
-        self.buffers: SharedBuffers | None = None
+        self.buffers = None
         self._buffers_tried = False
         # The record of the last batch, for the next one that is alike.
         self.spare_batch: Any = None
@@ -125,7 +126,8 @@ class EngineFiles:
             except OSError as exc:
                 if exc.errno != errno.EINVAL:
                     raise
-        return self.buffers
+        buffers: SharedBuffers | None = self.buffers
+        return buffers
 
     def return_buffer(self, flags: int) -> None:
         """A completion took a buffer and has nothing in it."""

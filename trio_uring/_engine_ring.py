@@ -8,7 +8,8 @@ from array import array
 from typing import TYPE_CHECKING
 
 from ._abi import EnterFlag, SetupFlag, SqFlag
-from ._lib import NULL, ffi, lib
+from ._lib import NULL, address_of, ffi, lib
+from ._native import OfQueue, Queue
 from ._queue import U32
 from ._ring import Ring
 from ._unavailable import unavailable
@@ -42,11 +43,19 @@ class EngineRing(Ring):
     """A ring whose operations are accounted for by an engine, not by pins."""
 
     _sq_flags = _cq_head = _cq_tail = _LOUD
+    # What the engine's C code moves, too.
+    _tail = OfQueue("tail")
+    _limit = OfQueue("limit")
+    _mask = OfQueue("mask")
 
     # Called in a forked child: descriptors of handles must not live on there.
     on_fork: Callable[[], None] | None = None
     # Called when an entry is asked for and there seems to be no room.
     on_use: Callable[[], None] | None = None
+
+    def __init__(self, entries: int, flags: int = 0, **params: int) -> None:
+        self._queue = Queue()
+        super().__init__(entries, flags, **params)
 
     @classmethod
     def make(cls, sq_entries: int, cq_entries: int) -> EngineRing:
@@ -81,11 +90,13 @@ class EngineRing(Ring):
     def _adopt_memory(self) -> None:
         super()._adopt_memory()
         ring = self._ring
+        self._queue.attach(address_of(ring), address_of(ring.sqes))
         self._sq_flags = memoryview(ffi.buffer(ring.sq_flags, 4)).cast("I")
         self._cq_head = memoryview(ffi.buffer(ring.cq_head, 4)).cast("I")
         self._cq_tail = memoryview(ffi.buffer(ring.cq_tail, 4)).cast("I")
 
     def _kill_entries(self) -> None:
+        self._queue.detach()
         super()._kill_entries()
         for view in (self._sq_flags, self._cq_head, self._cq_tail):
             if view is not _LOUD:

@@ -13,11 +13,10 @@ from ._abi import Op
 from ._batch import OFFSET_MAX, transfer_many
 from ._buffers import TRANSFER_BYTES_MAX, c_string, iovecs, readable, struct_memory, writable
 from ._capabilities import capabilities
-from ._engine_begin import SCRATCH
 from ._handle import Handle
 from ._lib import address_of, ffi
 from ._locked_buffer import place_of, use_place
-from ._operation import SCRATCH_BYTES
+from ._native import address_of_bytes, new_bytes
 from ._prep import (
     prep_fadvise,
     prep_fallocate,
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ._buffers import ReadableBuffer, WritableBuffer
-    from ._operation import Operation
 
 # The kernel's own file position: what pipes, terminals and sockets need, having none.
 _POSITION = 0xFFFF_FFFF_FFFF_FFFF
@@ -75,24 +73,20 @@ class FixedFile(Handle):
         What is in the page cache is copied in the thread of the loop, and no other task runs
         meanwhile, a second or so for 1 GiB: read large files in pieces of 1 MiB or less.
         """
-        engine = self._engine
-        memory = None
-        if 0 <= nbytes <= SCRATCH_BYTES and 0 <= offset <= OFFSET_MAX:
-            operation = engine.begin_transfer(self, _READ, 0, SCRATCH, nbytes, offset)
-        else:
-            operation, memory = self._begin_read(_length(nbytes), _offset(offset))
-        if engine.clock_jumps:
-            engine.hold_clock(operation)
-        count = await engine.wait(operation, True)
-        return unpack(operation.scratch if memory is None else memory, count)
+        reading = self._begin_read(nbytes, offset)
+        if reading is None:
+            reading = self._read_anyhow(_length(nbytes), _offset(offset))
+        data: bytes = await reading
+        return data
 
-    def _begin_read(self, nbytes: int, offset: int) -> tuple[Operation, Any]:
-        """A read to memory of its own, or of the record if it is small."""
-        begin = self._engine.begin_transfer
-        if nbytes <= SCRATCH_BYTES:
-            return begin(self, _READ, 0, SCRATCH, nbytes, offset), None
-        memory = new_buffer("char[]", nbytes)
-        return begin(self, _READ, 0, address_of(memory), nbytes, offset, 0, memory), memory
+    async def _read_anyhow(self, nbytes: int, offset: int, at_once: bool = True) -> bytes:
+        """`read_at`, where something is unusual; or at the position that the kernel keeps."""
+        engine, memory = self._engine, new_bytes(nbytes)
+        address = address_of_bytes(memory)
+        operation = engine.begin_transfer(self, _READ, 0, address, nbytes, offset, 0, memory)
+        if at_once and engine.clock_jumps:
+            engine.hold_clock(operation)
+        return memory[: await engine.wait(operation, at_once)]
 
     @enable_ki_protection
     async def readinto_at(self, buffer: WritableBuffer, offset: int) -> int:
@@ -105,7 +99,11 @@ class FixedFile(Handle):
     @enable_ki_protection
     async def write_at(self, data: ReadableBuffer, offset: int) -> int:
         """Writes at ``offset``; returns how many bytes were written, maybe fewer. pwrite(2)."""
-        return await self._transfer(_WRITE, data, readable(data), _offset(offset))
+        writing = self._begin_write(data, offset)
+        if writing is None:
+            writing = self._transfer(_WRITE, data, readable(data), _offset(offset))
+        count: int = await writing
+        return count
 
     @enable_ki_protection
     async def _transfer(
@@ -165,9 +163,7 @@ class FixedFile(Handle):
 
         On a file it reads at the position that the kernel keeps, which all users of the slot share.
         """
-        operation, memory = self._begin_read(_length(nbytes), _POSITION)
-        count = await self._engine.wait(operation)
-        return unpack(operation.scratch if memory is None else memory, count)
+        return await self._read_anyhow(_length(nbytes), _POSITION, at_once=False)
 
     @enable_ki_protection
     async def readinto(self, buffer: WritableBuffer) -> int:

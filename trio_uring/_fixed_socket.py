@@ -17,10 +17,8 @@ from ._abi import Op
 from ._accept import AcceptedConnections
 from ._buffers import PinnedBuffer, readable
 from ._capabilities import capabilities
-from ._engine_begin import SCRATCH
 from ._engine_slots import begin_accept, take_slot
 from ._fixed_file import _length
-from ._lib import ffi
 from ._msghdr import Msghdr
 from ._operation import F_BUFFER, BringsFd
 from ._prep import (
@@ -30,7 +28,7 @@ from ._prep import (
     prep_shutdown,
 )
 from ._slots import fill_slot, reserve
-from ._socket_receive import _SHARED_BYTES_MAX, SocketReceive
+from ._socket_receive import SocketReceive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,9 +41,8 @@ if TYPE_CHECKING:
 # As plain numbers: the hot path packs them.
 _SEND = int(Op.SEND)
 _NO_SIGNAL = int(stdlib_socket.MSG_NOSIGNAL)
-# Up to here a copy costs less than lending the memory to the kernel.
-_COPIED_BYTES = 4096
-memmove: Any = ffi.memmove
+# What one receive takes at the most; a shared buffer is shorter.
+_SHARED_BYTES_MAX = 1 << 30
 
 
 class FixedSocket(SocketReceive):
@@ -113,21 +110,18 @@ class FixedSocket(SocketReceive):
         engine = self._engine
         self._start_sending()
         try:
-            return await engine.wait(self._begin_send(data, flags), True)
+            return await engine.wait(self._begin_sending(data, flags), True)
         except OSError as exc:
             self._send_failed(exc)
         finally:
             self._sending = False
 
-    def _begin_send(self, data: ReadableBuffer, flags: int, start: int = 0) -> Operation:
-        """Sends ``data`` from byte ``start`` on; a short message is copied, for that costs less."""
-        begin, flags = self._engine.begin_transfer, flags | _NO_SIGNAL
-        if type(data) is bytes and not start and len(data) <= _COPIED_BYTES:
-            operation = begin(self, _SEND, 0, SCRATCH, len(data), 0, flags)
-            memmove(operation.scratch, data, len(data))
-            return operation
+    def _begin_sending(self, data: ReadableBuffer, flags: int, start: int = 0) -> Operation:
+        """Sends ``data`` from byte ``start`` on."""
         pin, address, nbytes = readable(data)
-        return begin(self, _SEND, 0, address + start, _length(nbytes - start), 0, flags, pin)
+        return self._engine.begin_transfer(
+            self, _SEND, 0, address + start, _length(nbytes - start), 0, flags | _NO_SIGNAL, pin
+        )
 
     @enable_ki_protection
     async def exchange(self, data: ReadableBuffer, bufsize: int) -> bytes:
@@ -137,8 +131,22 @@ class FixedSocket(SocketReceive):
         nothing; of ``data`` nobody knows how much was sent, as with `send_all`. Until it returns
         the socket is both sending and receiving: another send raises `trio.BusyResourceError`.
         """
-        if type(bufsize) is not int:
-            bufsize = index(bufsize)
+        exchanging = self._begin_exchange(data, bufsize)
+        if exchanging is None:
+            return await self._exchange_anyhow(data, index(bufsize))
+        try:
+            received: bytes = await exchanging
+            return received
+        except OSError as exc:
+            sent = self._engine.sent
+            if exc.errno not in (errno.ECANCELED, errno.ENOBUFS):
+                self._receive_failed(exc)
+        finally:
+            self._sending = self._receiving = False
+        return await self._exchange_rest(bytes(data), sent, bufsize)  # it is bytes, if it began
+
+    async def _exchange_anyhow(self, data: ReadableBuffer, bufsize: int) -> bytes:
+        """`exchange`, where something is unusual."""
         engine = self._engine
         buffers = engine.buffers
         if (
@@ -154,23 +162,19 @@ class FixedSocket(SocketReceive):
             self._start_sending()  # raises
         if self._receiving or self._receive_lost is not None:
             self._start_receiving()
-        if type(data) is bytes and 0 < len(data) <= _COPIED_BYTES:
-            pin: bytes | PinnedBuffer = data
-            operation = engine.begin_exchange(self, SCRATCH, len(data), bufsize)
-            memmove(operation.scratch, data, len(data))
-        else:
-            pin = data if isinstance(data, (bytes, PinnedBuffer)) else PinnedBuffer(data)
-            if not len(pin):
-                return await self.recv(bufsize)
-            lent, address, nbytes = readable(pin)
-            operation = engine.begin_exchange(self, address, _length(nbytes), bufsize, lent)
+        pin = data if isinstance(data, (bytes, PinnedBuffer)) else PinnedBuffer(data)
+        if not len(pin):
+            return await self.recv(bufsize)
+        lent, address, nbytes = readable(pin)
+        operation = engine.begin_exchange(self, address, _length(nbytes), bufsize, lent)
         self._sending = self._receiving = True
         try:
             count = await engine.wait(operation)
             # The record is free, but nobody else has run who could have taken it.
             operation.sent = None
             if operation.flags & F_BUFFER:
-                return buffers.take(operation.flags, count)
+                received: bytes = buffers.take(operation.flags, count)
+                return received
             if self._send_lost is not None:
                 self._at_end()
             return b""
@@ -213,30 +217,37 @@ class FixedSocket(SocketReceive):
         """Sends all of ``data``. As `trio.abc.SendStream.send_all`: after an error or a
         cancellation nobody knows how much was sent.
         """
-        engine = self._engine
-        if not isinstance(data, bytes) and not isinstance(data, PinnedBuffer):
-            data = PinnedBuffer(data)  # it must not change its size between two sends
-        if self._sending or self._send_lost is not None:
-            self._start_sending()  # raises
-        self._sending = True
+        sending = self._begin_send(data)
+        if sending is None:
+            await self._send_anyhow(data)
+            return
         try:
-            nbytes = len(data)
-            if type(data) is bytes and 0 < nbytes <= _COPIED_BYTES:
-                operation = engine.begin_transfer(self, _SEND, 0, SCRATCH, nbytes, 0, _NO_SIGNAL)
-                memmove(operation.scratch, data, nbytes)
-            elif nbytes:
-                operation = self._begin_send(data, 0)
-            else:
-                self._checked_slot()
-                await trio.lowlevel.checkpoint()
-                return
-            sent = await engine.wait(operation, True)
-            while sent < nbytes:
-                sent += await engine.wait(self._begin_send(data, 0, sent))
+            sent: int | None = await sending
+            if sent is not None:
+                await self._send_from(bytes(data), sent)  # it is bytes, if it began
         except OSError as exc:
             self._send_failed(exc)
         finally:
             self._sending = False
+
+    async def _send_anyhow(self, data: ReadableBuffer) -> None:
+        """`send_all`, where something is unusual."""
+        if not isinstance(data, bytes) and not isinstance(data, PinnedBuffer):
+            data = PinnedBuffer(data)  # it must not change its size between two sends
+        self._start_sending()
+        try:
+            if len(data):
+                await self._send_from(data, 0)
+            else:
+                await trio.lowlevel.checkpoint()
+        except OSError as exc:
+            self._send_failed(exc)
+        finally:
+            self._sending = False
+
+    async def _send_from(self, data: bytes | PinnedBuffer, sent: int) -> None:
+        while sent < len(data):
+            sent += await self._engine.wait(self._begin_sending(data, 0, sent), True)
 
     async def send_zc(self, data: ReadableBuffer, flags: int = 0) -> int:
         """`send` without copying ``data``, which stays locked until the peer has it (6.0).

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from . import _native
 from ._engine_slots import begin_close
 from ._errors import SubmissionQueueFull
 from ._operation import BringsFd
@@ -50,10 +51,10 @@ class Owner(Protocol):
         """The handle is closed or has another owner."""
 
 
-class Handle(trio.abc.AsyncResource):
+class Handle(_native.Handle, trio.abc.AsyncResource):
     """What all handles have in common; `FixedFile` adds the operations."""
 
-    _slot = -1  # until all is set, for __del__
+    _engine: Engine
 
     def __init__(
         self, engine: Engine, slot: int, companion: int = -1, opened_at: Place | None = None

@@ -26,21 +26,8 @@ from typing import TYPE_CHECKING, Any
 from trio._core import _run, _traps
 
 from ._engine import Engine
-from ._engine_begin import _IO_LINK, _RECV, _SEND, _WHOLE, SCRATCH
 from ._errors import SubmissionQueueFull
-from ._lib import lib
-from ._operation import (
-    BUFFER_SELECT,
-    F_MORE,
-    GENERATION,
-    IGNORED_ID,
-    INDEX_MASK,
-    OWN_IDS,
-    SEND_BIT,
-    USER_DATA_MASK,
-)
-from ._prep import prep_nop
-from ._prep_entry import U32, pack_any
+from ._operation import OWN_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -49,15 +36,13 @@ if TYPE_CHECKING:
     from ._engine_ring import EngineRing
     from ._operation import Operation
     from ._options import RingOptions
-    from ._sqe import Sqe
+    from ._waiter import Waiter
 
 # Operations that a task may finish before the loop makes a pass.
 PROMPT_MAX = 16
 # Passes in a row in which it was the only one that could run.
 ALONE_MIN = 8
 
-_try_one = lib.tu_try_one
-_RES_MIN = lib.TU_RES_MIN
 _context: Any = _run.GLOBAL_RUN_CONTEXT
 _Message: Any = _traps.WaitTaskRescheduled
 _TASK_NAMES = frozenset(
@@ -124,14 +109,11 @@ def _fields(attrs_class: Any) -> set[str]:
 class HotEngine(Engine):
     """The engine of the adopted driver."""
 
-    __slots__ = (
-        "_passes_alone",
-        "_runner",
-    )
+    __slots__ = ()
 
     def __init__(self, options: RingOptions, driver: Driver, ring: EngineRing, runner: Any) -> None:
+        self._context = _context
         self._runner = runner
-        self._passes_alone = 0
         super().__init__(options, driver, ring)
 
     def current_task(self) -> Any:
@@ -144,13 +126,13 @@ class HotEngine(Engine):
             raise RuntimeError("this handle belongs to another Trio run")
         return task
 
-    def message_for(self, operation: Operation) -> Any:
+    def message_for(self, waiting: Operation | Waiter) -> Any:
         """As `Engine.message_for`."""
-        return _Message(operation.abort)
+        return _Message(waiting.abort)
 
     def is_idle(self) -> bool:
         """Nothing is in flight: all records are free."""
-        free = len(self.pool) + len(self.scratch_pool) + len(self._free_indices)
+        free = self._pool_count + len(self._free_indices)
         return len(self.records) == OWN_IDS + free
 
     def has_work(self) -> bool:
@@ -167,29 +149,27 @@ class HotEngine(Engine):
             or self.cancelled_chains
         )
 
-    def begin(self, file: Any, bounded: bool, scratch: bool = False) -> tuple[Operation, Sqe]:
-        """As `Engine.begin`."""
+    wait = Engine._wait
+
+    @types.coroutine
+    def wait_for(self, waiter: Waiter) -> Generator[Any, Any, int]:
+        """As `Engine.wait_for`."""
+        outcome: Any = yield waiter.message
         try:
-            task = _context.task
-        except AttributeError:
-            raise RuntimeError("must be called from async context") from None
-        if task._runner is not self._runner:
-            raise RuntimeError("this handle belongs to another Trio run")
-        ring = self.ring
-        if ring._tail == ring._limit:
-            self._make_room()
-        tail = ring._tail
-        ring._tail = (tail + 1) & U32
-        pool = self.scratch_pool if scratch else self.pool
-        operation = pool.pop() if pool else self._new_record()
-        operation.task = task
-        operation.position = tail
-        if file is not None:
-            operation.file = file
-            file._in_flight += 1
-        if bounded and self.clock_jumps:
-            self.hold_clock(operation)
-        return operation, ring._entries[tail & ring._mask]
+            result: int = outcome.unwrap()
+            return result
+        finally:
+            del outcome  # holds the exception, and that this frame
+
+    def _hand_over_quietly(self) -> bool:
+        """What must reach the kernel before it is entered out of turn; whether it does."""
+        try:
+            self._hand_over()
+        except (SubmissionQueueFull, OSError):
+            return False
+        return True
+
+    # -- a pass --------------------------------------------------------------------------------
 
     def nothing_happened(self) -> None:
         """A pass without completions: as `dispatch` of none."""
@@ -208,193 +188,25 @@ class HotEngine(Engine):
             self._passes_alone += 1
             self._prompt_left = PROMPT_MAX if self._passes_alone > ALONE_MIN else 0
 
-    def begin_transfer(
-        self,
-        file: Any,
-        opcode: int,
-        sqe_flags: int,
-        address: int,
-        nbytes: int,
-        offset: int,
-        op_flags: int = 0,
-        pins: Any = None,
-    ) -> Operation:
-        """As `Engine.begin_transfer`."""
-        if file._slot < 0:
-            file._checked_slot()
-        try:
-            task = _context.task
-        except AttributeError:
-            raise RuntimeError("must be called from async context") from None
-        if task._runner is not self._runner:
-            raise RuntimeError("this handle belongs to another Trio run")
-        ring = self.ring
-        if ring._tail == ring._limit:
-            self._make_room()
-        tail = ring._tail
-        ring._tail = (tail + 1) & U32
-        pool = self.scratch_pool if address == SCRATCH else self.pool
-        operation = pool.pop() if pool else self._new_record()
-        operation.task = task
-        operation.position = tail
-        operation.file = file
-        operation.pins = pins
-        file._in_flight += 1
-        if address == SCRATCH:
-            address = operation.scratch_at or operation.make_scratch()
-        try:
-            pack_any(
-                ring._rows,
-                (tail & ring._mask) << 6,
-                opcode,
-                sqe_flags | file._fixed,
-                file._number,
-                offset,
-                address,
-                nbytes,
-                op_flags,
-                operation.user_data,
-            )
-        except BaseException as exc:
-            raise self.discarded(operation, exc) from None
-        return operation
+    def take_turn(self, timeout_ns: int) -> int | list[tuple[int, int, int]]:
+        """`turn`, for `hand_out`."""
+        count = self._take_turn(timeout_ns)
+        return self.turn(timeout_ns) if count is None else count
 
-    def begin_exchange(
-        self, file: Any, address: int, nbytes: int, bufsize: int, pins: Any = None
-    ) -> Operation:
-        """As `Engine.begin_exchange`."""
-        ring = self.ring
-        position = ring._tail
-        if (ring._limit - position) & U32 < 2:
-            self.make_room(2)
-            position = ring._tail
-        # The entry of the send is written when the record is there.
-        ring._tail = (position + 1) & U32
-        try:
-            # A receive that selects a buffer has no use for an address: here it says which record.
-            where = SCRATCH if address == SCRATCH else 0
-            operation = self.begin_transfer(file, _RECV, BUFFER_SELECT, where, bufsize, 0, 0, pins)
-        except BaseException:
-            prep_nop(ring.entry(position), IGNORED_ID)
-            raise
-        if address == SCRATCH:
-            address = operation.scratch_at
-        operation.sent = -1
-        pack_any(
-            ring._rows,
-            (position & ring._mask) << 6,
-            _SEND,
-            _IO_LINK | file._fixed,
-            file._number,
-            0,
-            address,
-            nbytes,
-            _WHOLE,
-            operation.user_data | SEND_BIT,
-        )
-        return operation
-
-    def _make_room(self) -> None:
-        """The queue seems to be full, or the ring is closed or a parent's, which raises."""
-        try:
-            self.ring._make_room()
-        except SubmissionQueueFull:
-            self._submit_full_queue()
-            self.ring._make_room()
-
-    @types.coroutine
-    def wait(self, operation: Operation, prompt: bool = False) -> Generator[Any, Any, int]:
-        """As `Engine.wait`."""
-        outcome: Any = operation
-        if not (prompt and self._prompt_left and self._finished_now(operation)):
-            outcome = yield operation.message
-        res = operation.res
-        if outcome is not operation or res < 0:
-            try:
-                result: int = outcome.unwrap()
-                return result
-            finally:
-                del outcome  # holds the exception, and that this frame
-        # As Operation.recycle.
-        operation.file = operation.pins = operation.raise_cancel = None
-        operation.closing = operation.bounded = False
-        operation.user_data = (operation.user_data + GENERATION) & USER_DATA_MASK
-        (self.scratch_pool if operation.scratch_at else self.pool).append(operation)
-        return res
-
-    def _finished_now(self, operation: Operation) -> bool:
-        """Submits it out of turn, if nobody else can run; whether it has completed."""
-        runner, task = self._runner, operation.task
-        if (
-            runner.runq
-            or task._cancel_status.effectively_cancelled
-            or (runner.ki_pending and task is runner.main_task)
-        ):
-            return False
-        self._prompt_left -= 1
-        buffers = self.buffers
-        if self._cancels or (buffers is not None and buffers.returned):
-            try:
-                self._hand_over()
-            except (SubmissionQueueFull, OSError):
-                self._prompt_left = 0
-                return False  # the next pass tries again, and tells
-        ring = self.ring
-        res = _try_one(ring._ring, ring._tail, operation.user_data)
-        if res == _RES_MIN:
-            # It takes its time, or somebody else can run too, or nothing was submitted.
-            self._flushed = int(ring._ring.flushed)
-            self._prompt_left = 0
-            return False
-        self._flushed = ring._tail
-        self.completed += 1
-        operation.res = res
-        operation.flags = 0
-        operation.task = None
-        file = operation.file
-        if file is not None:
-            if file._slot >= 0:
-                file._in_flight -= 1
-            else:
-                file._operation_ended()
-        task._cancel_points += 1
-        task._schedule_points += 1
-        return True
+    def hand_out(self, completions: int | list[tuple[int, int, int]]) -> None:
+        """Hands the completions of `take_turn` to their records; most of them to C."""
+        if not isinstance(completions, int):
+            self.dispatch(completions)
+            return
+        runner = self._runner
+        # Runner.reschedule tells guests and instruments.
+        quickly = not (runner.is_guest or "task_scheduled" in runner.instruments)
+        self._hand_out(completions, quickly)
+        if self.reclaim:
+            self.reclaim_dropped()
+        self._pass_begins(len(runner.runq))
 
     def dispatch(self, cqes: Sequence[tuple[int, int, int]]) -> None:
         """As `Engine.dispatch`."""
-        runner = self._runner
-        runq = runner.runq
-        if runner.is_guest or "task_scheduled" in runner.instruments:
-            super().dispatch(cqes)
-        else:
-            records, wake = self.records, runq.append
-            for user_data, res, flags in cqes:
-                record = records[user_data & INDEX_MASK]
-                task = record.task
-                if record.user_data != user_data:
-                    if task is not None and record.user_data | SEND_BIT == user_data:
-                        record.send_ended(res)
-                    else:
-                        self.complete(record, user_data, res, flags)
-                    continue
-                if task is None or res < 0 or flags & F_MORE:
-                    record.complete(res, flags)
-                    continue
-                record.res = res
-                record.flags = flags
-                record.task = None
-                file = record.file
-                if file is not None:
-                    if file._slot >= 0:
-                        file._in_flight -= 1
-                    else:
-                        file._operation_ended()
-                task._next_send_fn = task.coro.send
-                task._next_send = record
-                task._abort_func = None
-                task.custom_sleep_data = None
-                wake(task)
-            if self.reclaim:
-                self.reclaim_dropped()
-        self._pass_begins(len(runq))
+        super().dispatch(cqes)
+        self._pass_begins(len(self._runner.runq))

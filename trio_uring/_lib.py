@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from . import _uring
+from . import _native, _uring
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -116,3 +116,9 @@ _uintptr = ffi.typeof("uintptr_t")
 def address_of(pointer: CData) -> int:
     """The address in a cdata pointer, as a number for an SQE."""
     return int(ffi.cast(_uintptr, pointer))
+
+
+# What _native calls of the core, in the order of its `bind`.
+CORE_CALLS = ("tu_try_one", "tu_submit_and_copy", "tu_buf_ring_give_in_order")
+_addressof: Any = ffi.addressof
+_native.bind(*(address_of(_addressof(lib, name)) for name in CORE_CALLS))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""One awaited operation, from its SQE to its final CQE. The hot path; ownership is written here.
+"""One awaited operation, from its SQE to its final CQE. Ownership is written here.
+
+Its members, and what happens to it when all goes well, are in C: ``_csrc/python/operation.c``.
 
 The life of an `Operation` record:
 
@@ -19,7 +21,7 @@ The life of an `Operation` record:
 
   The cancel request's own CQE (0, ENOENT, EALREADY) says nothing and is ignored.
 * **done**: the final CQE was seen; the task is scheduled and gets the record itself as the outcome:
-  Trio calls `unwrap`, which gives the record back to the pool.
+  `unwrap` gives the record back to the pool.
 
 A handle's close cancels without ``raise_cancel``; then ECANCELED means `trio.ClosedResourceError`.
 """
@@ -33,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import Abort
 
-from ._lib import address_of, ffi
+from . import _native
 from ._prep_entry import U32
 
 if TYPE_CHECKING:
@@ -63,11 +65,6 @@ BUFFER_SELECT = 1 << 5  # SqeFlag
 IGNORED_ID = 0
 EPOLL_ID = 1
 OWN_IDS = 2
-
-
-# What one record can read or send without memory of its own being taken and let go each time.
-SCRATCH_BYTES = 16384
-_new_scratch = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Record:
@@ -126,61 +123,29 @@ class BringsFd:
         self.pins = pins
 
 
-class Operation:
-    """A reusable record of one operation; made by `Engine.begin`."""
+class Operation(_native.Operation):
+    """A reusable record of one operation; made by `Engine.begin`.
 
-    __slots__ = (
-        "abort",
-        "bounded",
-        "closing",
-        "engine",
-        "file",
-        "flags",
-        "index",
-        "message",
-        "pins",
-        "position",
-        "raise_cancel",
-        "res",
-        "scratch",
-        "scratch_at",
-        "scratch_view",
-        "sent",
-        "task",
-        "user_data",
-    )
+    Its members:
+
+    * ``engine``, ``index``, ``user_data``.
+    * ``task``: who waits for it, from its SQE to its final CQE.
+    * ``file``: the handle that its SQE names. ``position``: where its SQE is in the queue.
+    * ``pins``. ``bounded``: it ends by itself in a bounded time.
+    * ``raise_cancel``: set by a cancellation. ``closing``: the handle is being closed.
+    * ``res`` and ``flags``, of its final CQE.
+    * ``sent``: of the send that the kernel does first, for an exchange: -1 before its CQE, then its
+      result. None: there is none.
+    * ``abort`` and ``message`` serve for every use of the record: how Trio cancels it, and
+      `Engine.message_for`.
+    """
+
+    __slots__ = ()
 
     def __init__(self, engine: EngineBegin, index: int) -> None:
-        self.engine = engine
-        self.index = index
-        self.user_data = GENERATION | index
-        # Who waits for it, from its SQE to its final CQE.
-        self.task: Any = None
-        self.file: Any = None
-        self.pins: Any = None
-        self.raise_cancel: Callable[[], NoReturn] | None = None
-        self.closing = False
-        self.bounded = False
-        self.res = 0
-        self.flags = 0
-        self.position = 0
-        self.scratch: Any = None
-        self.scratch_at = 0
-        self.scratch_view: Any = None
-        # Of the send that the kernel does first, for `Engine.begin_exchange`: -1 before its CQE,
-        # then its result. None: there is none.
-        self.sent: int | None = None
-        # Serves for every use of the record.
+        super().__init__(engine, index)
         self.abort = self._abort
-        # `Engine.message_for`, made beforehand.
-        self.message: Any = None
-
-    def make_scratch(self) -> int:
-        """Gives the record memory of its own; the address. Kept as long as the record."""
-        self.scratch = _new_scratch("char[]", SCRATCH_BYTES)
-        self.scratch_at = address_of(self.scratch)
-        self.scratch_view = ffi.buffer(self.scratch)
-        return self.scratch_at
+        self.message = engine.message_for(self)
 
     @property
     def in_flight(self) -> bool:
@@ -248,14 +213,12 @@ class Operation:
             self.engine.cancel(self)
         return Abort.FAILED
 
-    def unwrap(self) -> int:
-        """The result, in the task that awaited it."""
+    def _raise(self) -> int:
+        """The result is an error: what the task that awaited it gets."""
         res = self.res
         raise_cancel = self.raise_cancel
         closing = self.closing
         self.recycle()
-        if res >= 0:
-            return res
         if res in CANCELLED:
             if raise_cancel is not None:
                 raise_cancel()
@@ -264,13 +227,3 @@ class Operation:
             if res in INTERRUPTED:
                 raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
         raise OSError(-res, os.strerror(-res))
-
-    def recycle(self) -> None:
-        """Nobody needs it any more; ``flags`` and ``scratch`` stay until it is used again."""
-        if self.sent is not None:
-            self.engine.sent, self.sent = self.sent, None
-        self.task = self.file = self.pins = self.raise_cancel = None
-        self.closing = self.bounded = False
-        self.user_data = (self.user_data + GENERATION) & USER_DATA_MASK
-        engine = self.engine
-        (engine.scratch_pool if self.scratch_at else engine.pool).append(self)

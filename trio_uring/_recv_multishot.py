@@ -185,7 +185,7 @@ class ReceivedData(Record):
         sqe = engine.own_sqe()
         engine.add_record(self)
         known = capabilities()
-        self._buffer_bytes = engine.buffers.nbytes  # type: ignore[union-attr]
+        self._buffer_bytes = engine.buffers.nbytes
         prep_recv_multishot(sqe, number, 0, 0, 0, self.user_data, BUFFER_SELECT | socket._fixed)
         if known.bundles:
             sqe.ioprio |= RecvSendFlag.BUNDLE
@@ -211,7 +211,7 @@ class ReceivedData(Record):
         chunks = self._chunks
         if 0 < res <= self._buffer_bytes and flags & F_MORE and len(chunks) < CHUNKS_MAX - 1:
             # Nearly all are of this kind; its buffer is a shared one.
-            chunks.append(engine.buffers.take_bundle(flags, res))  # type: ignore[union-attr]
+            chunks.append(engine.buffers.take_bundle(flags, res))
             self._reader.wake()
             return
         if flags & F_BUFFER and engine.buffers is not None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
+from . import _native
 from ._lib import NULL, address_of, ffi, lib
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ BUFFER_SHIFT = 16
 _unpack: Callable[[Any, int], bytes] = ffi.unpack  # type: ignore[assignment]
 
 
-class SharedBuffers:
+class SharedBuffers(_native.SharedBuffers):
     """``count`` buffers of ``nbytes`` in one mapping; untouched ones cost no memory."""
 
     def __init__(self, ring: EngineRing, count: int, nbytes: int) -> None:
@@ -39,7 +40,6 @@ class SharedBuffers:
         memory = ffi.gc(memory, lambda address: unmap(address, count * nbytes), count * nbytes)
         # The ring lets go of it when it is closed and drained, and not before.
         ring.hold("receive buffers", memory)
-        self.nbytes = nbytes
         self._count = count
         self._base = address_of(memory)
         self._memory = memory
@@ -49,10 +49,11 @@ class SharedBuffers:
         # By id. KERNEL OWNS every buffer that is neither lent nor flagged here.
         self._flags: Any = ffi.new("uint8_t[]", b"\1" * count)
         self._is_back = memoryview(ffi.buffer(self._flags))
-        # How many flags are set.
-        self.returned = count
+        self.returned = count  # flags are set
         self._ring: BufferRing = ring.setup_buf_ring(count, GROUP_ID)
         self._lengths = self._ring.lengths()
+        addresses = (self._base, address_of(self._flags), self._ring.address)
+        self._attach(*addresses, count, nbytes)
         self.give_back()
 
     @property
@@ -65,13 +66,6 @@ class SharedBuffers:
                 raise
             return 0
         return self._count - available - self.returned
-
-    def take(self, flags: int, nbytes: int) -> bytes:
-        """A copy of what a completion with these flags received; its buffer is returned."""
-        buffer_id = flags >> BUFFER_SHIFT
-        self._is_back[buffer_id] = 1
-        self.returned += 1
-        return _unpack(self._starts[buffer_id], nbytes)
 
     def take_bundle(self, flags: int, nbytes: int) -> bytes:
         """`take` for a completion that may have taken several buffers."""

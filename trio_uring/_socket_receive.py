@@ -12,10 +12,10 @@ from trio.lowlevel import enable_ki_protection
 
 from ._abi import Op
 from ._buffers import writable
-from ._fixed_file import _length, new_buffer, unpack
-from ._lib import address_of, ffi
+from ._fixed_file import _length
+from ._lib import ffi
 from ._msghdr import Msghdr
-from ._operation import BUFFER_SELECT, F_BUFFER
+from ._native import address_of_bytes, new_bytes
 from ._prep import prep_recvmsg
 from ._recv_multishot import ReceivedData
 from ._socket_setup import _STREAMS, SocketSetup
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ._buffers import WritableBuffer
 
 _RECV = int(Op.RECV)  # as a plain number: the hot path packs it
-# What one receive takes at the most; a shared buffer is shorter.
-_SHARED_BYTES_MAX = 1 << 30
 _WAIT_OR_PEEK = stdlib_socket.MSG_WAITALL | stdlib_socket.MSG_PEEK
 # What one takes at the most in memory of its own, of a stream.
 _OWN_BYTES_MAX = 1 << 18
@@ -47,24 +45,13 @@ class SocketReceive(SocketSetup):
         On a stream it may return fewer than are there: at most one of the run's shared buffers, or,
         when that was full the last time, 256 KiB.
         """
-        engine = self._engine
-        buffers = engine.buffers
-        if not self._may_share or flags or buffers is None or not 0 < bufsize < _SHARED_BYTES_MAX:
+        # In C, and so is what a stream that flows is told by: a shared buffer that is full.
+        receiving = None if flags else self._begin_receive(bufsize)
+        if receiving is None:
             return await self._recv_anyhow(bufsize, flags)
-        if self._receiving or self._received or self._receive_lost is not None:
-            return await self._recv_anyhow(bufsize, flags)
-        operation = engine.begin_transfer(self, _RECV, BUFFER_SELECT, 0, bufsize, 0)
-        self._receiving = True
         try:
-            count = await engine.wait(operation)
-            if operation.flags & F_BUFFER:
-                if count == buffers.nbytes:
-                    # More may be there. A stream that flows is received in memory of its own.
-                    self._may_share = False
-                return buffers.take(operation.flags, count)
-            if self._send_lost is not None:
-                self._at_end()
-            return b""
+            data: bytes = await receiving
+            return data
         except OSError as exc:
             if exc.errno != errno.ENOBUFS:
                 self._receive_failed(exc)
@@ -91,16 +78,17 @@ class SocketReceive(SocketSetup):
                 return b""
             if self.type is stdlib_socket.SOCK_STREAM and not flags:
                 bufsize = min(bufsize, _OWN_BYTES_MAX)
-            memory = new_buffer("char[]", max(bufsize, 1))
+            memory = new_bytes(bufsize)
+            address = address_of_bytes(memory)
             count = await engine.wait(
-                engine.begin_transfer(self, _RECV, 0, address_of(memory), bufsize, 0, flags, memory)
+                engine.begin_transfer(self, _RECV, 0, address, bufsize, 0, flags, memory)
             )
             self._may_share = (
                 self.type is stdlib_socket.SOCK_STREAM and count <= engine.options.recv_buffer_bytes
             )
             if not count and bufsize and self._send_lost is not None:
                 self._at_end()
-            return unpack(memory, min(count, bufsize))
+            return memory[:count]  # MSG_TRUNC: how many there were, maybe more than asked for
         except OSError as exc:
             self._receive_failed(exc)
         finally:

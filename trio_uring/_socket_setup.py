@@ -70,13 +70,8 @@ class SocketSetup(FixedFile):
         # Receives may take the run's shared buffers: without boundaries, less is as good.
         self._may_share = self.type is _STREAM
         self.backlog = 0
-        self._receiving = False
-        self._sending = False
-        self._receive_lost: OSError | None = None
-        self._send_lost: OSError | None = None
         # Bytes that a multishot receive had taken when it was ended.
-        # Bytes that a multishot receive had taken when it was ended.
-        self._received: list[bytes | memoryview] = []
+        self._received = []
 
     def _closes_plainly(self) -> bool:
         return self._companion < 0 and not (self._sole_owner and capabilities().lets_go_late)

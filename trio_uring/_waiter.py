@@ -19,22 +19,20 @@ class Waiter:
     """Waits as an `Operation` is waited for: made once, it serves for every wait."""
 
     __slots__ = ("_engine", "abort", "message", "task")
-    # `Engine.wait` takes nothing from it, and leaves it alone.
-    res = -1
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         # Who waits, if anybody does.
         self.task: Any = None
         self.abort = self._abort
-        self.message: Any = engine.message_for(self)  # type: ignore[arg-type]
+        self.message: Any = engine.message_for(self)
 
     def wait(self) -> Awaitable[int]:
         """Sleeps until `wake`. Cancelled, nothing has happened: whoever wakes finds nobody."""
         if self.task is not None:
             raise trio.BusyResourceError("another task waits for this")
         self.task = self._engine.current_task()
-        return self._engine.wait(self)  # type: ignore[arg-type]
+        return self._engine.wait_for(self)
 
     def wake(self) -> None:
         """Wakes the task that waits, if one does. Once: a second call before it runs is nothing."""

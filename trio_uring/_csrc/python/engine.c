@@ -1,0 +1,497 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * The engine of a run: how operations begin, and a pass of the loop.
+ *
+ * Names of Trio's that are used here are listed in _hot.py, which checks them.
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "native.h"
+
+PyTypeObject *tn_engine_type;
+
+/* -- beginning ------------------------------------------------------------------------------------ */
+
+static PyObject *current_task(struct tn_engine *engine)
+{
+    if (!engine->runner)
+        return tn_call_method(engine, tn_str_current_task);
+    PyObject *task = PyObject_GetAttr(engine->context, tn_str_task);
+    if (!task) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear();
+            PyErr_SetString(PyExc_RuntimeError, "must be called from async context");
+        }
+        return NULL;
+    }
+    PyObject *runner = PyObject_GetAttr(task, tn_str__runner);
+    if (runner == engine->runner) {
+        Py_DECREF(runner);
+        return task;
+    }
+    if (runner) {
+        PyErr_SetString(PyExc_RuntimeError, "this handle belongs to another Trio run");
+        Py_DECREF(runner);
+    }
+    Py_DECREF(task);
+    return NULL;
+}
+
+static struct tn_operation *free_record(struct tn_engine *engine)
+{
+    if (engine->pool_count)
+        return engine->pool[--engine->pool_count];
+    return (struct tn_operation *)tn_call_method(engine, tn_str__new_record);
+}
+
+struct tn_operation *tn_begin(struct tn_engine *engine, PyObject *file, struct tu_sqe **sqe)
+{
+    struct tn_queue *queue = engine->queue;
+    PyObject *task = current_task(engine);
+    if (!task)
+        return NULL;
+    struct tn_operation *operation = NULL;
+    /* Python finds out whether there is no room, or no ring. */
+    if (queue->tail == queue->limit && tn_tell(engine, tn_str__make_room))
+        goto failed;
+    operation = free_record(engine);
+    if (!operation)
+        goto failed;
+    if (!queue->sqes || queue->tail == queue->limit) {
+        PyErr_SetString(PyExc_RuntimeError, "the ring is closed");
+        goto failed;
+    }
+    if (file && tn_operation_began(file))
+        goto failed;
+    operation->task = task;
+    operation->file = file ? tn_new_ref(file) : NULL;
+    operation->position = queue->tail++;
+    *sqe = &queue->sqes[operation->position & queue->mask];
+    return operation;
+failed:
+    Py_DECREF(task);
+    if (operation) {
+        tn_recycle(operation);
+        Py_DECREF(operation);
+    }
+    return NULL;
+}
+
+/* begin_record(file) -> operation: its SQE is at operation.position, and is a NOP. */
+static PyObject *begin_record(PyObject *self, PyObject *file)
+{
+    struct tu_sqe *sqe;
+    return (PyObject *)tn_begin((struct tn_engine *)self, file == Py_None ? NULL : file, &sqe);
+}
+
+/* A field of an SQE: 0, or -1 with an exception. */
+static int field(PyObject *object, int64_t min, uint64_t max, uint64_t *value)
+{
+    PyObject *number = PyNumber_Index(object);
+    if (!number)
+        return -1;
+    *value = PyLong_AsUnsignedLongLong(number);
+    int fits = !PyErr_Occurred() && *value <= max;
+    if (!fits && min) {
+        PyErr_Clear();
+        long long negative = PyLong_AsLongLong(number);
+        fits = !PyErr_Occurred() && negative >= min && negative < 0;
+        *value = (uint64_t)negative;
+    }
+    Py_DECREF(number);
+    if (fits)
+        return 0;
+    PyErr_Clear();
+    PyErr_Format(PyExc_ValueError, "an argument does not fit its field of the entry: %R", object);
+    return -1;
+}
+
+/* begin_entry(file, opcode, flags, fd, offset, address, length, op_flags, file_index, pins) */
+static PyObject *begin_entry(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    static const uint64_t max[] = {0, UINT8_MAX, UINT8_MAX, INT32_MAX, UINT64_MAX, UINT64_MAX,
+                                   UINT32_MAX, UINT32_MAX, UINT32_MAX};
+    uint64_t values[9];
+    if (nargs != 10) {
+        PyErr_SetString(PyExc_TypeError, "begin_entry() takes 10 arguments");
+        return NULL;
+    }
+    for (int i = 1; i < 9; i++)
+        if (field(args[i], i == 3 ? INT32_MIN : 0, max[i], &values[i])) /* AT_FDCWD is negative */
+            return NULL;
+    struct tu_sqe *sqe;
+    struct tn_operation *operation =
+        tn_begin((struct tn_engine *)self, args[0] == Py_None ? NULL : args[0], &sqe);
+    if (!operation)
+        return NULL;
+    *sqe = (struct tu_sqe){.opcode = (uint8_t)values[1], .flags = (uint8_t)values[2],
+                           .fd = (int32_t)values[3], .off = values[4], .addr = values[5],
+                           .len = (uint32_t)values[6], .op_flags = (uint32_t)values[7],
+                           .file_index = (uint32_t)values[8], .user_data = operation->user_data};
+    operation->pins = tn_new_ref(args[9]);
+    return (PyObject *)operation;
+}
+
+/* -- finishing in place --------------------------------------------------------------------------- */
+
+/* 1, 0, or -1 with an exception. */
+static int is_true(PyObject *object, PyObject *name)
+{
+    PyObject *value = object ? PyObject_GetAttr(object, name) : NULL;
+    int rc = value ? PyObject_IsTrue(value) : -1;
+    Py_XDECREF(value);
+    return rc;
+}
+
+static int may_finish_now(struct tn_engine *engine, PyObject *task)
+{
+    int others = is_true(engine->runner, tn_str_runq);
+    if (others)
+        return others < 0 ? -1 : 0;
+    PyObject *status = PyObject_GetAttr(task, tn_str__cancel_status);
+    int cancelled = is_true(status, tn_str_effectively_cancelled);
+    Py_XDECREF(status);
+    if (cancelled)
+        return cancelled < 0 ? -1 : 0;
+    int ki = is_true(engine->runner, tn_str_ki_pending);
+    if (ki <= 0)
+        return ki < 0 ? -1 : 1;
+    PyObject *main_task = PyObject_GetAttr(engine->runner, tn_str_main_task);
+    Py_XDECREF(main_task);
+    return !main_task ? -1 : main_task != task;
+}
+
+static int count_up(PyObject *object, PyObject *name)
+{
+    PyObject *old = PyObject_GetAttr(object, name);
+    PyObject *one = PyLong_FromLong(1);
+    PyObject *sum = old && one ? PyNumber_Add(old, one) : NULL;
+    int rc = sum ? PyObject_SetAttr(object, name, sum) : -1;
+    Py_XDECREF(old);
+    Py_XDECREF(one);
+    Py_XDECREF(sum);
+    return rc;
+}
+
+static int is_empty(PyObject *list)
+{
+    return !list || PyList_Size(list) == 0;
+}
+
+static int buffers_are_back(const struct tn_engine *engine)
+{
+    return !tn_is_none(engine->buffers) && ((struct tn_buffers *)engine->buffers)->returned;
+}
+
+int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation)
+{
+    struct tn_queue *queue = engine->queue;
+    PyObject *task = operation->task;
+    int may = engine->prompt_left > 0 && engine->runner && queue->sqes ? may_finish_now(engine, task) : 0;
+    if (may <= 0)
+        return may;
+    engine->prompt_left--;
+    if (!is_empty(engine->cancels)) {
+        PyObject *done = tn_call_method(engine, tn_str__hand_over_quietly);
+        int rc = done ? PyObject_IsTrue(done) : -1;
+        Py_XDECREF(done);
+        if (rc <= 0) {
+            engine->prompt_left = 0; /* the next pass tries again, and tells */
+            return rc;
+        }
+    } else if (buffers_are_back(engine)) {
+        tn_give_back((struct tn_buffers *)engine->buffers);
+    }
+    int64_t res;
+    uint32_t tail = queue->tail;
+    Py_BEGIN_ALLOW_THREADS
+    res = tn_core.try_one(queue->ring, tail, operation->user_data);
+    Py_END_ALLOW_THREADS
+    engine->flushed = queue->ring->flushed;
+    if (res == TU_RES_MIN) {
+        /* It takes its time, or somebody else can run too, or nothing was submitted. */
+        engine->prompt_left = 0;
+        return 0;
+    }
+    engine->completed++;
+    operation->res = res;
+    operation->flags = 0;
+    operation->task = NULL;
+    int rc = tn_is_none(operation->file) ? 0 : tn_operation_ended(operation->file);
+    if (!rc)
+        rc = count_up(task, tn_str__cancel_points);
+    if (!rc)
+        rc = count_up(task, tn_str__schedule_points);
+    Py_DECREF(task);
+    return rc ? -1 : 1;
+}
+
+static PyObject *engine_wait(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)self;
+    if (nargs < 1 || nargs > 2 || !PyObject_TypeCheck(args[0], tn_operation_type)) {
+        PyErr_SetString(PyExc_TypeError, "an operation is to be waited for");
+        return NULL;
+    }
+    int prompt = nargs == 2 && args[1] == Py_True;
+    return tn_awaitable(tn_new_ref(args[0]), ((struct tn_operation *)args[0])->kind, prompt);
+}
+
+/* -- a pass of the loop --------------------------------------------------------------------------- */
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int is_temporary(int code)
+{
+    return code == -EINTR || code == -ETIME || code == -EBUSY || code == -EAGAIN;
+}
+
+static int enter(struct tn_engine *engine, int64_t timeout_ns)
+{
+    struct tn_queue *queue = engine->queue;
+    uint32_t tail = queue->tail;
+    int count;
+    Py_BEGIN_ALLOW_THREADS
+    count = tn_core.submit_and_copy(queue->ring, tail, timeout_ns ? 1 : 0, timeout_ns, engine->cqes,
+                                    engine->cqes_max);
+    Py_END_ALLOW_THREADS
+    engine->flushed = tail;
+    return count;
+}
+
+/* take_turn(timeout_ns) -> how many completions `hand_out` has, or None: Python must do it. */
+static PyObject *take_turn(PyObject *self, PyObject *timeout)
+{
+    struct tn_engine *engine = (struct tn_engine *)self;
+    if (!engine->queue->sqes || !is_empty(engine->cancels) || !is_empty(engine->cancels_again) ||
+        !is_empty(engine->cancelled_chains) || !is_empty(engine->stash))
+        Py_RETURN_NONE;
+    long long timeout_ns = PyLong_AsLongLong(timeout);
+    if (timeout_ns == -1 && PyErr_Occurred())
+        return NULL;
+    if (buffers_are_back(engine))
+        tn_give_back((struct tn_buffers *)engine->buffers);
+    int64_t deadline = timeout_ns ? now_ns() + timeout_ns : 0;
+    for (;;) {
+        int count = enter(engine, timeout_ns);
+        if (count > 0) {
+            engine->overflow_count += count == (int)engine->cqes_max;
+            engine->completed += count;
+            return PyLong_FromLong(count);
+        }
+        if (count < 0 && !is_temporary(count)) {
+            PyObject *ring = PyObject_GetAttr(self, tn_str_ring), *code = PyLong_FromLong(count),
+                     *what = PyUnicode_FromString("io_uring_enter");
+            PyObject *no = ring && code && what
+                ? PyObject_CallMethodObjArgs(ring, tn_str_check, code, what, NULL) : NULL;
+            Py_XDECREF(ring);
+            Py_XDECREF(code);
+            Py_XDECREF(what);
+            return no;
+        }
+        if (count == -EINTR && PyErr_CheckSignals())
+            return NULL;
+        /* io_uring_enter hides ETIME and EINTR once it has submitted something: ask the clock. */
+        if (!timeout_ns || (timeout_ns = deadline - now_ns()) <= 0)
+            return PyLong_FromLong(0);
+    }
+}
+
+/* What Runner.reschedule does, written out. */
+static int wake(struct tn_operation *operation, PyObject *append)
+{
+    PyObject *task = operation->task;
+    operation->task = NULL;
+    PyObject *coro = PyObject_GetAttr(task, tn_str_coro);
+    PyObject *send = coro ? PyObject_GetAttr(coro, tn_str_send) : NULL;
+    Py_XDECREF(coro);
+    int rc = !send || PyObject_SetAttr(task, tn_str__next_send_fn, send) ||
+             PyObject_SetAttr(task, tn_str__next_send, (PyObject *)operation) ||
+             PyObject_SetAttr(task, tn_str__abort_func, Py_None) ||
+             PyObject_SetAttr(task, tn_str_custom_sleep_data, Py_None);
+    Py_XDECREF(send);
+    PyObject *none = rc ? NULL : PyObject_CallFunctionObjArgs(append, task, NULL);
+    Py_XDECREF(none);
+    Py_DECREF(task);
+    return none ? 0 : -1;
+}
+
+static int hand_on(struct tn_engine *engine, PyObject *record, const struct tu_cqe *cqe)
+{
+    PyObject *none = PyObject_CallMethod((PyObject *)engine, "complete", "OKiI", record,
+                                         (unsigned long long)cqe->user_data, cqe->res, cqe->flags);
+    Py_XDECREF(none);
+    return none ? 0 : -1;
+}
+
+static int hand_out_one(struct tn_engine *engine, const struct tu_cqe *cqe, PyObject *append)
+{
+    PyObject *record = PyList_GetItem(engine->records, (Py_ssize_t)(cqe->user_data & TN_INDEX_MASK));
+    if (!record)
+        return -1;
+    struct tn_operation *operation = (struct tn_operation *)record;
+    if (!append || !PyObject_TypeCheck(record, tn_operation_type) || operation->user_data != cqe->user_data ||
+        tn_is_none(operation->task) || cqe->res < 0 || cqe->flags & TN_F_MORE) {
+        Py_INCREF(record);
+        int rc = hand_on(engine, record, cqe);
+        Py_DECREF(record);
+        return rc;
+    }
+    operation->res = cqe->res;
+    operation->flags = cqe->flags;
+    if (!tn_is_none(operation->file) && tn_operation_ended(operation->file))
+        return -1;
+    return wake(operation, append);
+}
+
+/* hand_out(count, quickly): without `quickly`, each by Python, which tells whoever wants to know. */
+static PyObject *hand_out(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct tn_engine *engine = (struct tn_engine *)self;
+    long count = nargs == 2 ? PyLong_AsLong(args[0]) : -1;
+    if (count < 0 || count > (long)engine->cqes_max) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "a number of completions is needed");
+        return NULL;
+    }
+    PyObject *runq = PyObject_GetAttr(engine->runner, tn_str_runq), *append = NULL;
+    int rc = runq ? 0 : -1;
+    if (!rc && args[1] == Py_True) {
+        append = PyObject_GetAttr(runq, tn_str_append);
+        rc = append ? 0 : -1;
+    }
+    for (long i = 0; !rc && i < count; i++)
+        rc = hand_out_one(engine, &engine->cqes[i], append);
+    Py_XDECREF(append);
+    Py_XDECREF(runq);
+    if (rc)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* -- the object ----------------------------------------------------------------------------------- */
+
+static PyObject *attach(PyObject *self, PyObject *args)
+{
+    struct tn_engine *engine = (struct tn_engine *)self;
+    PyObject *queue;
+    if (!PyArg_ParseTuple(args, "OI", &queue, &engine->cqes_max))
+        return NULL;
+    PyObject *old = (PyObject *)engine->queue;
+    engine->queue = tn_new_ref(queue);
+    Py_XDECREF(old);
+    PyMem_Free(engine->cqes);
+    engine->cqes = PyMem_Calloc(engine->cqes_max, sizeof(*engine->cqes));
+    if (!engine->cqes)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static int engine_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    struct tn_engine *engine = (struct tn_engine *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(engine->queue);
+    Py_VISIT(engine->context);
+    Py_VISIT(engine->runner);
+    Py_VISIT(engine->records);
+    Py_VISIT(engine->buffers);
+    Py_VISIT(engine->cancels);
+    Py_VISIT(engine->cancels_again);
+    Py_VISIT(engine->cancelled_chains);
+    Py_VISIT(engine->stash);
+    Py_VISIT(engine->sent);
+    for (Py_ssize_t i = 0; i < engine->pool_count; i++)
+        Py_VISIT(engine->pool[i]);
+    return 0;
+}
+
+static int engine_clear(PyObject *self)
+{
+    struct tn_engine *engine = (struct tn_engine *)self;
+    /* Not the queue: records that are left may ask for it. */
+    Py_CLEAR(engine->context);
+    Py_CLEAR(engine->runner);
+    Py_CLEAR(engine->records);
+    Py_CLEAR(engine->buffers);
+    Py_CLEAR(engine->cancels);
+    Py_CLEAR(engine->cancels_again);
+    Py_CLEAR(engine->cancelled_chains);
+    Py_CLEAR(engine->stash);
+    Py_CLEAR(engine->sent);
+    while (engine->pool_count)
+        Py_DECREF(engine->pool[--engine->pool_count]);
+    return 0;
+}
+
+static void engine_dealloc(PyObject *self)
+{
+    struct tn_engine *engine = (struct tn_engine *)self;
+    PyObject_GC_UnTrack(self);
+    engine_clear(self);
+    Py_CLEAR(engine->queue);
+    PyMem_Free(engine->pool);
+    PyMem_Free(engine->cqes);
+    tn_free(self);
+}
+
+#define OBJECT(name, member) {name, T_OBJECT, offsetof(struct tn_engine, member), 0, NULL}
+static PyMemberDef engine_members[] = {
+    OBJECT("_context", context),
+    OBJECT("_runner", runner),
+    OBJECT("records", records),
+    OBJECT("buffers", buffers),
+    OBJECT("_cancels", cancels),
+    OBJECT("_cancels_again", cancels_again),
+    OBJECT("cancelled_chains", cancelled_chains),
+    OBJECT("_stash", stash),
+    OBJECT("sent", sent),
+    {"_pool_count", T_PYSSIZET, offsetof(struct tn_engine, pool_count), READONLY, NULL},
+    {"_flushed", T_UINT, offsetof(struct tn_engine, flushed), 0, NULL},
+    {"_prompt_left", T_INT, offsetof(struct tn_engine, prompt_left), 0, NULL},
+    {"_passes_alone", T_INT, offsetof(struct tn_engine, passes_alone), 0, NULL},
+    {"clock_jumps", T_BOOL, offsetof(struct tn_engine, clock_jumps), 0, NULL},
+    {"completed", T_LONGLONG, offsetof(struct tn_engine, completed), 0, NULL},
+    {"overflow_count", T_LONGLONG, offsetof(struct tn_engine, overflow_count), 0, NULL},
+    {NULL},
+};
+#undef OBJECT
+
+#define FAST(function) (PyCFunction)(void *)function, METH_FASTCALL
+static PyMethodDef engine_methods[] = {
+    {"_attach", attach, METH_VARARGS, PyDoc_STR("The queue, and completions of a pass at the most.")},
+    {"begin_record", begin_record, METH_O, PyDoc_STR("A record of the current task, and a NOP.")},
+    {"begin_entry", FAST(begin_entry),
+     PyDoc_STR("(file, opcode, flags, fd, offset, address, length, op_flags, file_index, pins)")},
+    {"_wait", FAST(engine_wait), PyDoc_STR("(operation, prompt=False): what a task awaits.")},
+    {"_take_turn", take_turn, METH_O, PyDoc_STR("Submits and waits; how many completions, or None.")},
+    {"_hand_out", FAST(hand_out), PyDoc_STR("(count, quickly): to the records of the last turn.")},
+    {NULL},
+};
+
+static PyType_Slot engine_slots[] = {
+    {Py_tp_doc, "The members of an engine."},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, engine_dealloc},
+    {Py_tp_traverse, engine_traverse},
+    {Py_tp_clear, engine_clear},
+    {Py_tp_members, engine_members},
+    {Py_tp_methods, engine_methods},
+    {0, NULL},
+};
+
+static PyType_Spec engine_spec = {
+    "trio_uring._native.Engine", sizeof(struct tn_engine), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, engine_slots};
+
+int tn_add_engine(PyObject *module)
+{
+    tn_engine_type = (PyTypeObject *)tn_make_type(module, &engine_spec);
+    return tn_engine_type ? 0 : -1;
+}

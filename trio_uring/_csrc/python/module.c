@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * The extension module trio_uring._native.
+ */
+#include <string.h>
+
+#include "native.h"
+
+struct tn_core tn_core;
+
+#define TN_DEFINE(name) PyObject *tn_str_##name;
+TN_NAMES(TN_DEFINE)
+#undef TN_DEFINE
+
+static int intern_names(void)
+{
+#define TN_INTERN(name)                                                  \
+    if (!(tn_str_##name = PyUnicode_InternFromString(#name)))            \
+        return -1;
+    TN_NAMES(TN_INTERN)
+#undef TN_INTERN
+    return 0;
+}
+
+int tn_tell(void *self, PyObject *name)
+{
+    PyObject *none = tn_call_method(self, name);
+    Py_XDECREF(none);
+    return none ? 0 : -1;
+}
+
+void tn_free(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+/* The type, which the module keeps; NULL: an exception. */
+PyObject *tn_make_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromSpec(spec);
+    if (!type)
+        return NULL;
+    Py_INCREF(type);
+    if (PyModule_AddObject(module, strrchr(spec->name, '.') + 1, type)) {
+        Py_DECREF(type);
+        Py_DECREF(type);
+        return NULL;
+    }
+    return type; /* for as long as the process */
+}
+
+static PyObject *bind(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long try_one, submit_and_copy, give_in_order;
+    if (!PyArg_ParseTuple(args, "KKK", &try_one, &submit_and_copy, &give_in_order))
+        return NULL;
+    tn_core.try_one = (void *)(uintptr_t)try_one;
+    tn_core.submit_and_copy = (void *)(uintptr_t)submit_and_copy;
+    tn_core.give_in_order = (void *)(uintptr_t)give_in_order;
+    Py_RETURN_NONE;
+}
+
+static PyObject *new_bytes(PyObject *Py_UNUSED(module), PyObject *size)
+{
+    Py_ssize_t nbytes = PyLong_AsSsize_t(size);
+    if (nbytes == -1 && PyErr_Occurred())
+        return NULL;
+    return PyBytes_FromStringAndSize(NULL, nbytes);
+}
+
+static PyObject *address_of_bytes(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    char *start = PyBytes_AsString(data);
+    return start ? PyLong_FromUnsignedLongLong((uintptr_t)start) : NULL;
+}
+
+static PyMethodDef module_methods[] = {
+    {"bind", bind, METH_VARARGS,
+     PyDoc_STR("Addresses of tu_try_one, tu_submit_and_copy, tu_buf_ring_give_in_order.")},
+    {"new_bytes", new_bytes, METH_O, PyDoc_STR("`bytes` of any content, for the kernel to write to.")},
+    {"address_of_bytes", address_of_bytes, METH_O, PyDoc_STR("Where they are; a NUL follows them.")},
+    {NULL},
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT, .m_name = "trio_uring._native", .m_size = -1, .m_methods = module_methods};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    PyObject *module = PyModule_Create(&module_def);
+    if (!module)
+        return NULL;
+    if (intern_names() || tn_add_queue(module) || tn_add_operation(module) || tn_add_handle(module) ||
+        tn_add_buffers(module) || tn_add_engine(module)) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
+}

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * What Python's objects have in C: the parts of a run that every awaited operation touches.
+ *
+ * The types here are bases. Their subclasses in Python have everything else, and see the members as
+ * attributes: there is no second copy of any state. A function here does the usual case in one step;
+ * whatever is unusual it leaves to Python, before it has changed anything.
+ */
+#ifndef TRIO_URING_NATIVE_H
+#define TRIO_URING_NATIVE_H
+
+#include <pyconfig.h>
+#if !defined(Py_GIL_DISABLED) && !defined(Py_DEBUG)
+#define Py_LIMITED_API 0x030A0000
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include "../abi.h"
+#include "../core.h"
+
+/* user_data of an operation: see _operation.py. */
+#define TN_GENERATION (1ULL << 32)
+#define TN_INDEX_MASK 0xFFFFFFFFULL
+#define TN_CANCEL_BIT (1ULL << 61)
+#define TN_SEND_BIT (1ULL << 62)
+#define TN_USER_DATA_MASK (TN_CANCEL_BIT - 1)
+
+#define TN_F_BUFFER 1U
+#define TN_F_MORE 2U
+#define TN_BUFFER_SHIFT 16
+
+/* What a task gets for its operation. */
+enum tn_kind { TN_NUMBER, TN_READ, TN_RECEIVED, TN_SENT };
+
+/* Where its awaiting is. */
+enum tn_state { TN_IDLE, TN_BEGUN, TN_PROMPT, TN_SLEEPING };
+
+/* The submission queue of an EngineRing. */
+struct tn_queue {
+    PyObject_HEAD
+    uint32_t tail;          /* position of the next SQE; a free-running u32 */
+    uint32_t limit;         /* where no SQE is free, as far as is known */
+    uint32_t mask;
+    struct tu_ring *ring;   /* cffi's, kept by the EngineRing */
+    struct tu_sqe *sqes;    /* NULL: the ring is closed, or a parent's */
+};
+
+struct tn_engine {
+    PyObject_HEAD
+    struct tn_queue *queue;
+    PyObject *context, *runner;     /* Trio's; NULL: with public names only */
+    PyObject *records, *buffers, *options;
+    PyObject *cancels, *cancels_again, *cancelled_chains, *stash, *reclaim;
+    PyObject *sent;
+    struct tn_operation **pool;     /* records that are not in use */
+    Py_ssize_t pool_count, pool_size;
+    struct tu_cqe *cqes;            /* of the pass */
+    uint32_t cqes_max;
+    uint32_t flushed;
+    int prompt_left, passes_alone;
+    char clock_jumps, closed;
+    long long completed, overflow_count;
+};
+
+struct tn_operation {
+    PyObject_HEAD
+    struct tn_engine *engine;
+    PyObject *task, *file, *pins, *raise_cancel, *sent, *abort, *message;
+    uint64_t user_data;
+    int64_t res;
+    uint32_t index, position, flags;
+    char closing, bounded;
+    uint8_t kind, state;
+};
+
+struct tn_handle {
+    PyObject_HEAD
+    PyObject *engine;
+    PyObject *received, *receive_lost, *send_lost;
+    int slot, number, in_flight;
+    uint8_t fixed;
+    char receiving, sending, may_share;
+};
+
+struct tn_buffers {
+    PyObject_HEAD
+    char *memory;
+    uint8_t *flags;         /* by id; 1: not the kernel's */
+    void *buf_ring;
+    unsigned int nbytes, count;
+    long returned;          /* how many flags are set */
+};
+
+/* Of the C core, which is linked into the other extension module. */
+struct tn_core {
+    int64_t (*try_one)(struct tu_ring *, uint32_t, uint64_t);
+    int (*submit_and_copy)(struct tu_ring *, uint32_t, uint32_t, int64_t, void *, uint32_t);
+    uint32_t (*give_in_order)(void *, uint32_t, uint8_t *, uint64_t, uint32_t);
+};
+extern struct tn_core tn_core;
+
+extern PyTypeObject *tn_operation_type, *tn_handle_type, *tn_engine_type, *tn_buffers_type;
+
+/* Interned strings. */
+#define TN_NAMES(X)                                                                               \
+    X(_abort_func) X(_at_end) X(_cancel_points) X(_cancel_status) X(_hand_over_quietly)           \
+    X(_make_room) X(_new_record) X(_next_send) X(_next_send_fn) X(_operation_ended) X(_queue)     \
+    X(_raise) X(_runner) X(_schedule_points) X(append) X(check) X(complete) X(coro)               \
+    X(current_task) X(custom_sleep_data) X(dispatch) X(effectively_cancelled) X(instruments)      \
+    X(is_guest) X(ki_pending) X(main_task) X(reclaim_dropped) X(ring) X(runq) X(send)             \
+    X(send_ended) X(task) X(task_scheduled) X(unwrap) X(user_data) X(wait) X(_in_flight)
+#define TN_DECLARE(name) extern PyObject *tn_str_##name;
+TN_NAMES(TN_DECLARE)
+#undef TN_DECLARE
+
+static inline int tn_is_none(const PyObject *object)
+{
+    return !object || object == Py_None;
+}
+
+static inline void *tn_new_ref(void *object)
+{
+    Py_INCREF((PyObject *)object);
+    return object;
+}
+
+static inline PyObject *tn_call_method(void *self, PyObject *name)
+{
+    return PyObject_CallMethodObjArgs(self, name, NULL);
+}
+
+/* For a method whose result says nothing: 0, or -1 with an exception. */
+int tn_tell(void *self, PyObject *name);
+
+PyObject *tn_make_type(PyObject *module, PyType_Spec *spec);
+void tn_free(PyObject *self);
+
+int tn_add_queue(PyObject *module);
+int tn_add_operation(PyObject *module);
+int tn_add_handle(PyObject *module);
+int tn_add_buffers(PyObject *module);
+int tn_add_engine(PyObject *module);
+
+/* A record for an operation of the current task, and its SQE, which the caller fills. `file`: the
+ * handle that it names, or NULL. NULL: an exception; nothing has begun. */
+struct tn_operation *tn_begin(struct tn_engine *engine, PyObject *file, struct tu_sqe **sqe);
+/* What a method returns for a task to await; takes over the reference. */
+PyObject *tn_awaitable(struct tn_operation *operation, enum tn_kind kind, int prompt);
+/* Submits it out of turn, if nobody else can run. 1: it has completed; 0: not yet; -1: exception. */
+int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation);
+/* What the task gets; the record is free again. NULL: an exception. */
+PyObject *tn_outcome(struct tn_operation *operation);
+void tn_recycle(struct tn_operation *operation);
+/* A handle's count of operations in flight. 0, or -1 with an exception. */
+int tn_operation_began(PyObject *file);
+int tn_operation_ended(PyObject *file);
+
+PyObject *tn_take(struct tn_buffers *buffers, uint32_t flags, Py_ssize_t nbytes);
+void tn_give_back(struct tn_buffers *buffers);
+
+extern PyMethodDef tn_handle_methods[];
+
+#endif

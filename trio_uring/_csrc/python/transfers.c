@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * The operations of handles that are done most, where nothing about them is unusual: each method
+ * returns what the task awaits, or None, and then nothing has begun.
+ */
+#include <sys/socket.h>
+
+#include "native.h"
+
+#define OP_READ 22
+#define OP_WRITE 23
+#define OP_SEND 26
+#define OP_RECV 27
+#define F_FIXED_FILE 1
+#define F_IO_LINK 4
+#define F_BUFFER_SELECT 32
+/* What the kernel moves at the most, and the last offset; see _buffers.py and _batch.py. */
+#define BYTES_MAX 0x7FFFF000LL
+#define SHARED_BYTES_MAX (1LL << 30)
+
+/* An exact int from `min` to `max`. */
+static int number(PyObject *object, long long min, long long max, long long *value)
+{
+    if (!PyLong_CheckExact(object))
+        return 0;
+    *value = PyLong_AsLongLong(object);
+    if (*value == -1 && PyErr_Occurred())
+        PyErr_Clear();
+    return *value >= min && *value <= max;
+}
+
+/* The engine, if the handle is open and nothing jumps over the operation. */
+static struct tn_engine *engine_of(PyObject *self)
+{
+    struct tn_handle *handle = (struct tn_handle *)self;
+    struct tn_engine *engine = (struct tn_engine *)handle->engine;
+    return handle->slot < 0 || engine->clock_jumps ? NULL : engine;
+}
+
+static struct tn_operation *begin(PyObject *self, struct tn_engine *engine, struct tu_sqe entry)
+{
+    struct tu_sqe *sqe;
+    struct tn_operation *operation = tn_begin(engine, self, &sqe);
+    if (!operation)
+        return NULL;
+    struct tn_handle *handle = (struct tn_handle *)self;
+    entry.flags |= handle->fixed ? F_FIXED_FILE : 0;
+    entry.fd = handle->number;
+    entry.user_data = operation->user_data;
+    *sqe = entry;
+    return operation;
+}
+
+/* -- files ---------------------------------------------------------------------------------------- */
+
+static PyObject *begin_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct tn_engine *engine = engine_of(self);
+    long long nbytes, offset;
+    if (!engine || nargs != 2 || !number(args[0], 0, BYTES_MAX, &nbytes) ||
+        !number(args[1], 0, INT64_MAX, &offset))
+        Py_RETURN_NONE;
+    PyObject *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)nbytes);
+    if (!data)
+        return NULL;
+    struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
+        .opcode = OP_READ, .off = (uint64_t)offset, .addr = (uintptr_t)PyBytes_AsString(data),
+        .len = (uint32_t)nbytes});
+    if (!operation) {
+        Py_DECREF(data);
+        return NULL;
+    }
+    /* KERNEL OWNS data until the final CQE */
+    operation->pins = data;
+    return tn_awaitable(operation, TN_READ, 1);
+}
+
+static PyObject *begin_write(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct tn_engine *engine = engine_of(self);
+    long long offset;
+    if (!engine || nargs != 2 || !PyBytes_CheckExact(args[0]) || PyBytes_Size(args[0]) > BYTES_MAX ||
+        !number(args[1], 0, INT64_MAX, &offset))
+        Py_RETURN_NONE;
+    struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
+        .opcode = OP_WRITE, .off = (uint64_t)offset, .addr = (uintptr_t)PyBytes_AsString(args[0]),
+        .len = (uint32_t)PyBytes_Size(args[0])});
+    if (!operation)
+        return NULL;
+    operation->pins = tn_new_ref(args[0]);
+    return tn_awaitable(operation, TN_NUMBER, 1);
+}
+
+/* -- sockets -------------------------------------------------------------------------------------- */
+
+static int can_receive(const struct tn_handle *socket, const struct tn_engine *engine)
+{
+    return socket->may_share && !socket->receiving && !tn_is_none(engine->buffers) &&
+           tn_is_none(socket->receive_lost) && (!socket->received || !PyList_Size(socket->received));
+}
+
+static int can_send(const struct tn_handle *socket, PyObject *data)
+{
+    return !socket->sending && tn_is_none(socket->send_lost) && PyBytes_CheckExact(data) &&
+           PyBytes_Size(data) > 0 && PyBytes_Size(data) <= BYTES_MAX;
+}
+
+/* Into a buffer that is chosen when data are there: an idle connection lends nothing. */
+static PyObject *begin_receive(PyObject *self, PyObject *bufsize)
+{
+    struct tn_engine *engine = engine_of(self);
+    struct tn_handle *socket = (struct tn_handle *)self;
+    long long nbytes;
+    if (!engine || !can_receive(socket, engine) || !number(bufsize, 1, SHARED_BYTES_MAX - 1, &nbytes))
+        Py_RETURN_NONE;
+    struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
+        .opcode = OP_RECV, .flags = F_BUFFER_SELECT, .len = (uint32_t)nbytes});
+    if (!operation)
+        return NULL;
+    socket->receiving = 1;
+    return tn_awaitable(operation, TN_RECEIVED, 0);
+}
+
+/* The task gets None, or how many bytes if that is not all. */
+static PyObject *begin_send(PyObject *self, PyObject *data)
+{
+    struct tn_engine *engine = engine_of(self);
+    struct tn_handle *socket = (struct tn_handle *)self;
+    if (!engine || !can_send(socket, data))
+        Py_RETURN_NONE;
+    struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
+        .opcode = OP_SEND, .addr = (uintptr_t)PyBytes_AsString(data),
+        .len = (uint32_t)PyBytes_Size(data), .op_flags = MSG_NOSIGNAL});
+    if (!operation)
+        return NULL;
+    operation->pins = tn_new_ref(data);
+    socket->sending = 1;
+    return tn_awaitable(operation, TN_SENT, 1);
+}
+
+/* A send, and linked behind it a receive. If not all is sent the receive ends with ECANCELED. */
+static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct tn_engine *engine = engine_of(self);
+    struct tn_handle *socket = (struct tn_handle *)self;
+    long long nbytes;
+    if (!engine || nargs != 2 || !can_send(socket, args[0]) || !can_receive(socket, engine) ||
+        !number(args[1], 1, SHARED_BYTES_MAX - 1, &nbytes))
+        Py_RETURN_NONE;
+    struct tn_queue *queue = engine->queue;
+    /* With nobody else to run the send ends at once anyway. Linked entries must be submitted together. */
+    if (engine->prompt_left || queue->limit - queue->tail < 2)
+        Py_RETURN_NONE;
+    queue->tail++; /* a NOP, until the record is there */
+    struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
+        .opcode = OP_RECV, .flags = F_BUFFER_SELECT, .len = (uint32_t)nbytes});
+    if (!operation)
+        return NULL;
+    queue->sqes[(operation->position - 1) & queue->mask] = (struct tu_sqe){
+        .opcode = OP_SEND, .flags = F_IO_LINK | (socket->fixed ? F_FIXED_FILE : 0),
+        .fd = socket->number, .addr = (uintptr_t)PyBytes_AsString(args[0]),
+        .len = (uint32_t)PyBytes_Size(args[0]), .op_flags = MSG_NOSIGNAL | MSG_WAITALL,
+        .user_data = operation->user_data | TN_SEND_BIT};
+    operation->sent = PyLong_FromLong(-1);
+    operation->pins = tn_new_ref(args[0]);
+    socket->sending = socket->receiving = 1;
+    return tn_awaitable(operation, TN_RECEIVED, 0);
+}
+
+#define FAST(function) (PyCFunction)(void *)function, METH_FASTCALL
+PyMethodDef tn_handle_methods[] = {
+    {"_begin_read", FAST(begin_read), PyDoc_STR("(nbytes, offset): bytes, or None.")},
+    {"_begin_write", FAST(begin_write), PyDoc_STR("(data, offset): how many bytes, or None.")},
+    {"_begin_receive", begin_receive, METH_O, PyDoc_STR("(bufsize): bytes, or None.")},
+    {"_begin_send", begin_send, METH_O, PyDoc_STR("(data): None or how many bytes; or None.")},
+    {"_begin_exchange", FAST(begin_exchange), PyDoc_STR("(data, bufsize): bytes, or None.")},
+    {NULL},
+};

@@ -1,0 +1,110 @@
+# What each does is written in _csrc/python.
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, NoReturn
+
+def bind(try_one: int, submit_and_copy: int, give_in_order: int, /) -> None: ...
+def new_bytes(nbytes: int, /) -> bytes: ...
+def address_of_bytes(data: bytes, /) -> int: ...
+
+class Queue:
+    tail: int
+    limit: int
+    mask: int
+    def attach(self, ring: int, sqes: int, /) -> None: ...
+    def detach(self) -> None: ...
+
+class OfQueue:
+    def __init__(self, name: str, /) -> None: ...
+    def __get__(self, ring: object, owner: type, /) -> int: ...
+    def __set__(self, ring: object, value: int, /) -> None: ...
+
+class Operation(Iterator[Any]):
+    @property
+    def engine(self) -> Any: ...
+    task: Any
+    file: Any
+    pins: Any
+    raise_cancel: Callable[[], NoReturn] | None
+    sent: int | None
+    abort: Any
+    message: Any
+    user_data: int
+    res: int
+    index: int
+    position: int
+    flags: int
+    closing: bool
+    bounded: bool
+    def __init__(self, engine: Engine, index: int, /) -> None: ...
+    def __await__(self) -> Iterator[Any]: ...
+    def __next__(self) -> Any: ...
+    def send(self, outcome: Any, /) -> Any: ...
+    def unwrap(self) -> Any: ...
+    def recycle(self) -> None: ...
+
+class Handle:
+    _engine: Any
+    # Bytes that a multishot receive had taken when it was ended; None: as an empty list.
+    _received: list[bytes | memoryview]
+    # Why nothing can be received, or sent, any more.
+    _receive_lost: OSError | None
+    _send_lost: OSError | None
+    _slot: int
+    _number: int
+    _in_flight: int
+    _fixed: int
+    _receiving: bool
+    _sending: bool
+    _may_share: bool
+    def _begin_read(self, nbytes: int, offset: int, /) -> Any: ...
+    def _begin_write(self, data: Any, offset: int, /) -> Any: ...
+    def _begin_receive(self, bufsize: int, /) -> Any: ...
+    def _begin_send(self, data: Any, /) -> Any: ...
+    def _begin_exchange(self, data: Any, bufsize: int, /) -> Any: ...
+
+class SharedBuffers:
+    @property
+    def nbytes(self) -> int: ...
+    returned: int
+    def _attach(
+        self, memory: int, flags: int, buf_ring: int, count: int, nbytes: int, /
+    ) -> None: ...
+    def take(self, flags: int, nbytes: int, /) -> bytes: ...
+
+class Engine:
+    _context: Any
+    _runner: Any
+    records: list[Any]
+    buffers: Any
+    _cancels: list[int]
+    _cancels_again: list[int]
+    cancelled_chains: list[Any]
+    _stash: list[tuple[int, int, int]]
+    sent: Any
+    @property
+    def _pool_count(self) -> int: ...
+    _flushed: int
+    _prompt_left: int
+    _passes_alone: int
+    clock_jumps: bool
+    completed: int
+    overflow_count: int
+    def _attach(self, queue: Queue, cqes_max: int, /) -> None: ...
+    def begin_record(self, file: Any, /) -> Any: ...
+    def begin_entry(
+        self,
+        file: Any,
+        opcode: int,
+        flags: int,
+        fd: int,
+        offset: int,
+        address: int,
+        length: int,
+        op_flags: int,
+        file_index: int,
+        pins: Any,
+        /,
+    ) -> Any: ...
+    def _wait(self, operation: Operation, prompt: bool = False, /) -> Awaitable[int]: ...
+    def _take_turn(self, timeout_ns: int, /) -> int | None: ...
+    def _hand_out(self, count: int, quickly: bool, /) -> None: ...
