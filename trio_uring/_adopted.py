@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio._core import _run
 
-from . import _hot
+from . import _hot, _native
 from ._clock_holder import ClockHolder
 from ._errors import WrongThreadError
 from ._operation import EPOLL_ID, Record
@@ -104,18 +104,32 @@ def current_runner() -> Any:
         raise RuntimeError("must be called from async context") from None
 
 
-class AdoptedDriver(Record):
+class _EpollPoll(Record):
+    """The record of the poll of the epoll descriptor: it has fired, or was cancelled."""
+
+    __slots__ = ("_driver",)
+    in_flight = False
+
+    def __init__(self, driver: AdoptedDriver) -> None:
+        super().__init__(EPOLL_ID)
+        self._driver = driver
+
+    def complete(self, res: int, flags: int) -> None:
+        self._driver._armed = False
+        self._driver._epoll_has_events = True
+
+
+class AdoptedDriver(_native.Driver):
     """Takes the place of ``runner.io_manager``, with the epoll manager inside.
 
-    As a record of the engine it is that of the poll of the epoll descriptor.
+    Trio calls ``get_events`` and ``process_events``, which are in C where nothing is unusual.
     """
 
     name = "adopted"
-    in_flight = False
 
     def __init__(self, runner: Any, options: RingOptions, ring: EngineRing) -> None:
         self._runner = runner
-        self._inner: Any = runner.io_manager
+        self._inner = runner.io_manager
         self._thread = get_ident()
         self.submits_cancels_at_once = False
         holder = ClockHolder(runner.clock)
@@ -125,22 +139,23 @@ class AdoptedDriver(Record):
         self._epoll_fd: int = self._inner._epoll.fileno()
         self._armed = False
         self._epoll_has_events = False
-        self.engine.records[EPOLL_ID] = self
-        super().__init__(EPOLL_ID)
+        self.engine.records[EPOLL_ID] = _EpollPoll(self)
         self._eventfd = -1
         # Not known before the first pass.
-        self._is_guest: bool | None = None
+        self._is_guest = None
         # Passes in a row with nothing in flight.
         self._idle_passes = 0
         runner.io_manager = self
 
     # -- what Trio calls -----------------------------------------------------------------------
 
-    def get_events(self, timeout: float) -> Any:
+    def _get_events_anyhow(self, timeout: float) -> Any:
         """The completions of this pass; in guest mode's worker thread only word that there are
         some.
         """
         engine = self.engine
+        if self._asleep:
+            return self._sleeping_get_events(timeout)
         if self._is_guest:
             if get_ident() != self._thread:
                 return self._wait_for_eventfd(timeout)
@@ -160,9 +175,9 @@ class AdoptedDriver(Record):
             self._idle_passes = 0
         if not self._armed:
             self._arm()
-        return engine.take_turn(int(timeout * 1e9) if timeout else 0)
+        return engine.turn(int(timeout * 1e9) if timeout else 0)
 
-    def process_events(self, events: Any) -> None:
+    def _process_events_anyhow(self, events: Any) -> None:
         """Wakes the tasks of these completions, then those that epoll has ready."""
         engine = self.engine
         if not events:
@@ -171,11 +186,14 @@ class AdoptedDriver(Record):
         if events is _RING_IS_READY:
             self._drain_eventfd()
             events = engine.turn(0)
-        engine.hand_out(events)
+        engine.dispatch(events)
         if self._epoll_has_events:
-            self._epoll_has_events = False
-            inner = self._inner
-            inner.process_events(inner.get_events(0))
+            self._ask_epoll()
+
+    def _ask_epoll(self) -> None:
+        self._epoll_has_events = False
+        inner = self._inner
+        inner.process_events(inner.get_events(0))
 
     # -- while there is nothing to wait for in the ring ----------------------------------------
 
@@ -187,19 +205,18 @@ class AdoptedDriver(Record):
         ring = self.engine.ring
         ring._limit = ring._tail
         ring.on_use = self._wake_up
+        self._asleep = True
         own: Any = self
-        own.get_events = self._sleeping_get_events
         own.process_events = self._inner.process_events
 
     def _wake_up(self) -> None:
         self._idle_passes = 0
         self.engine.ring.on_use = None
+        self._asleep = False
         own: Any = self
-        del own.get_events, own.process_events
+        del own.process_events
 
     def _sleeping_get_events(self, timeout: float) -> Any:
-        if not timeout:
-            return self._inner.get_events(0)
         if self._is_exact(timeout):
             self._wake_up()
             return self.get_events(timeout)
@@ -256,11 +273,6 @@ class AdoptedDriver(Record):
         sqe = self.engine.own_sqe()
         prep_poll_add(sqe, self._epoll_fd, select.POLLIN, EPOLL_ID)
         self._armed = True
-
-    def complete(self, res: int, flags: int) -> None:
-        """The poll of the epoll descriptor has fired (or was cancelled: then it is armed again)."""
-        self._armed = False
-        self._epoll_has_events = True
 
     # -- guest mode ----------------------------------------------------------------------------
 

@@ -52,7 +52,6 @@ class EngineBegin(EngineFiles):
     """The records of the operations in flight, and how they begin."""
 
     __slots__ = (
-        "_free_indices",
         "_generation",
         "_not_found",
         "cancels_sent",
@@ -77,7 +76,7 @@ class EngineBegin(EngineFiles):
         # KERNEL OWNS what these records pin; if the ring cannot be drained they are kept for ever.
         self.ring.hold("engine", self.records)
         self.ring.on_fork = self._close_companions
-        self._free_indices: list[int] = []
+        self._free_indices = []
         self._generation = 0
         self._cancels = []
         # Of those that a request to cancel did not find, and of them, those whose time to wait
@@ -131,18 +130,6 @@ class EngineBegin(EngineFiles):
         self.current_task()
         if self.ring.fd < 0:
             self.ring.cq_ready()  # raises what is wrong
-
-    def begin(self, file: Any, bounded: bool) -> tuple[Operation, Sqe]:
-        """A record and an SQE for one operation of the current task.
-
-        ``file``: the handle whose slot the SQE names. ``bounded``: it ends by itself in a bounded
-        time, as on a file; a `MockClock` does not jump meanwhile.
-        """
-        operation: Operation = self.begin_record(file)
-        if bounded and self.clock_jumps:
-            self.hold_clock(operation)
-        ring = self.ring
-        return operation, ring._entries[operation.position & ring._mask]
 
     def begin_transfer(
         self,
@@ -272,10 +259,12 @@ class EngineBegin(EngineFiles):
         Returns its result >= 0; raises what `Operation.unwrap` says. KERNEL OWNS ``pins`` until
         then.
         """
-        operation, sqe = self.begin(None, bounded)
+        operation: Operation = self.begin_record(None)
         operation.pins = pins
+        if bounded and self.clock_jumps:
+            self.hold_clock(operation)
         try:
-            prep(sqe, *args, operation.user_data, flags)
+            prep(operation.sqe, *args, operation.user_data, flags)
         except BaseException as exc:
             raise self.discarded(operation, exc) from None
         return await self.wait(operation, bounded)
@@ -292,10 +281,12 @@ class EngineBegin(EngineFiles):
     ) -> int:
         """Awaits one operation on a handle: ``prep(sqe, number, *args, user_data, flags)``."""
         number = file._checked_number()
-        operation, sqe = self.begin(file, bounded)
+        operation: Operation = self.begin_record(file)
         operation.pins = pins
+        if bounded and self.clock_jumps:
+            self.hold_clock(operation)
         try:
-            prep(sqe, number, *args, operation.user_data, flags | file._fixed)
+            prep(operation.sqe, number, *args, operation.user_data, flags | file._fixed)
         except BaseException as exc:
             raise self.discarded(operation, exc) from None
         return await self.wait(operation, bounded)
@@ -303,7 +294,7 @@ class EngineBegin(EngineFiles):
     def discarded(self, operation: Operation, error: BaseException) -> BaseException:
         """Takes back a record whose SQE could not be written; the exception to raise."""
         file = operation.file
-        prep_nop(self.ring.entry(operation.position), IGNORED_ID)
+        prep_nop(operation.sqe, IGNORED_ID)
         operation.recycle()
         if file is not None:
             file._operation_ended()

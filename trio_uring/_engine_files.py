@@ -34,7 +34,6 @@ class EngineFiles(_native.Engine):
         "has_buffer_table",
         "options",
         "pid",
-        "reclaim",
         "ring",
         "spare_batch",
         "spare_memory",
@@ -49,7 +48,7 @@ class EngineFiles(_native.Engine):
         self._table: FileTable | None = None
         # (slot, companion) of handles that were dropped without being closed: appended by __del__,
         # which may run anywhere; emptied by the next pass.
-        self.reclaim: list[tuple[int, int]] = []
+        self.reclaim = []
         self.buffers = None
         self._buffers_tried = False
         # The record of the last batch, for the next one that is alike.

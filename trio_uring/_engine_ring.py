@@ -90,7 +90,7 @@ class EngineRing(Ring):
     def _adopt_memory(self) -> None:
         super()._adopt_memory()
         ring = self._ring
-        self._queue.attach(address_of(ring), address_of(ring.sqes))
+        self._queue.attach(address_of(ring), address_of(ring.sqes), self._entries)
         self._sq_flags = memoryview(ffi.buffer(ring.sq_flags, 4)).cast("I")
         self._cq_head = memoryview(ffi.buffer(ring.cq_head, 4)).cast("I")
         self._cq_tail = memoryview(ffi.buffer(ring.cq_tail, 4)).cast("I")

@@ -54,29 +54,34 @@ class Owner(Protocol):
 class Handle(_native.Handle, trio.abc.AsyncResource):
     """What all handles have in common; `FixedFile` adds the operations."""
 
+    # Members, beside those in _native.pyi. They begin as said here, or as None or False.
     _engine: Engine
+    # An ordinary descriptor, where slots cannot be used (`Capabilities.install`); else -1.
+    _companion: int
+    # Nobody else has the file, so that a shutdown of it hits nobody.
+    _sole_owner: bool
+    # A close has begun and is not over.
+    _closing: bool
+    # Somebody waits for all operations to end, or for the close to be over.
+    _drained: trio.Event | None
+    _closed: trio.Event | None
+    # The slot, if operations are in flight on what was closed; else -1.
+    _quarantined: int
+    _owner: Owner | None
+    # What tasks that wait for a slot, to accept into, want to be told when this closes.
+    _waiting_for_slot: set[Callable[[], None]] | None
+    _opened_at: Place
 
     def __init__(
         self, engine: Engine, slot: int, companion: int = -1, opened_at: Place | None = None
     ) -> None:
         # Private: the openers are the only way to get one.
-        # Where slots cannot be used (`Capabilities.install`) the file is in an ordinary descriptor.
-        self._companion = companion
-        self._number = companion if companion >= 0 else slot
-        self._fixed = 0 if companion >= 0 else 1  # SqeFlag.FIXED_FILE
-        # Nobody else has the file, so that a shutdown of it hits nobody.
-        self._sole_owner = True
+        if companion >= 0:
+            self._number = self._companion = companion
+        else:
+            self._number = slot
+            self._fixed = 1  # SqeFlag.FIXED_FILE
         self._engine = engine
-        self._in_flight = 0
-        # A close has begun and is not over.
-        self._closing = False
-        # Somebody waits for all operations to end, or for the close to be over.
-        self._drained: trio.Event | None = None
-        self._closed: trio.Event | None = None
-        self._quarantined = -1
-        self._owner: Owner | None = None
-        # What tasks that wait for a slot, to accept into, want to be told when this closes.
-        self._waiting_for_slot: set[Callable[[], None]] | None = None
         self._opened_at = opened_at or _caller()
         engine.files[slot] = weakref.ref(self)
         self._slot = slot

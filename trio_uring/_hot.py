@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio._core import _run, _traps
 
+from . import _native
 from ._engine import Engine
 from ._errors import SubmissionQueueFull
 from ._operation import OWN_IDS
@@ -38,11 +39,7 @@ if TYPE_CHECKING:
     from ._options import RingOptions
     from ._waiter import Waiter
 
-# Operations that a task may finish before the loop makes a pass.
-PROMPT_MAX = 16
-# Passes in a row in which it was the only one that could run.
-ALONE_MIN = 8
-
+PROMPT_MAX, ALONE_MIN = _native.TN_PROMPT_MAX, _native.TN_ALONE_MIN
 _context: Any = _run.GLOBAL_RUN_CONTEXT
 _Message: Any = _traps.WaitTaskRescheduled
 _TASK_NAMES = frozenset(
@@ -187,24 +184,6 @@ class HotEngine(Engine):
         else:
             self._passes_alone += 1
             self._prompt_left = PROMPT_MAX if self._passes_alone > ALONE_MIN else 0
-
-    def take_turn(self, timeout_ns: int) -> int | list[tuple[int, int, int]]:
-        """`turn`, for `hand_out`."""
-        count = self._take_turn(timeout_ns)
-        return self.turn(timeout_ns) if count is None else count
-
-    def hand_out(self, completions: int | list[tuple[int, int, int]]) -> None:
-        """Hands the completions of `take_turn` to their records; most of them to C."""
-        if not isinstance(completions, int):
-            self.dispatch(completions)
-            return
-        runner = self._runner
-        # Runner.reschedule tells guests and instruments.
-        quickly = not (runner.is_guest or "task_scheduled" in runner.instruments)
-        self._hand_out(completions, quickly)
-        if self.reclaim:
-            self.reclaim_dropped()
-        self._pass_begins(len(runner.runq))
 
     def dispatch(self, cqes: Sequence[tuple[int, int, int]]) -> None:
         """As `Engine.dispatch`."""

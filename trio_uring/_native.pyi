@@ -2,6 +2,9 @@
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NoReturn
 
+TN_ALONE_MIN: int
+TN_PROMPT_MAX: int
+
 def bind(try_one: int, submit_and_copy: int, give_in_order: int, /) -> None: ...
 def new_bytes(nbytes: int, /) -> bytes: ...
 def address_of_bytes(data: bytes, /) -> int: ...
@@ -10,7 +13,7 @@ class Queue:
     tail: int
     limit: int
     mask: int
-    def attach(self, ring: int, sqes: int, /) -> None: ...
+    def attach(self, ring: int, sqes: int, entries: list[Any], /) -> None: ...
     def detach(self) -> None: ...
 
 class OfQueue:
@@ -35,6 +38,8 @@ class Operation(Iterator[Any]):
     flags: int
     closing: bool
     bounded: bool
+    @property
+    def sqe(self) -> Any: ...
     def __init__(self, engine: Engine, index: int, /) -> None: ...
     def __await__(self) -> Iterator[Any]: ...
     def __next__(self) -> Any: ...
@@ -44,6 +49,15 @@ class Operation(Iterator[Any]):
 
 class Handle:
     _engine: Any
+    _drained: Any
+    _closed: Any
+    _owner: Any
+    _waiting_for_slot: Any
+    _opened_at: Any
+    _companion: int
+    _quarantined: int
+    _sole_owner: bool
+    _closing: bool
     # Bytes that a multishot receive had taken when it was ended; None: as an empty list.
     _received: list[bytes | memoryview]
     # Why nothing can be received, or sent, any more.
@@ -80,6 +94,8 @@ class Engine:
     _cancels_again: list[int]
     cancelled_chains: list[Any]
     _stash: list[tuple[int, int, int]]
+    reclaim: list[tuple[int, int]]
+    _free_indices: list[int]
     sent: Any
     @property
     def _pool_count(self) -> int: ...
@@ -106,5 +122,14 @@ class Engine:
         /,
     ) -> Any: ...
     def _wait(self, operation: Operation, prompt: bool = False, /) -> Awaitable[int]: ...
-    def _take_turn(self, timeout_ns: int, /) -> int | None: ...
-    def _hand_out(self, count: int, quickly: bool, /) -> None: ...
+
+class Driver:
+    engine: Any
+    _armed: bool
+    _is_guest: bool | None
+    _epoll_has_events: bool
+    _inner: Any
+    _asleep: bool
+    _idle_passes: int
+    def get_events(self, timeout: float, /) -> Any: ...
+    def process_events(self, events: Any, /) -> None: ...

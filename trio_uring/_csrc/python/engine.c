@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The engine of a run: how operations begin, and a pass of the loop.
+ * The engine of a run: how operations begin, and how one is finished in place.
  *
  * Names of Trio's that are used here are listed in _hot.py, which checks them.
  */
-#include <errno.h>
-#include <time.h>
-
 #include "native.h"
 
 PyTypeObject *tn_engine_type;
@@ -135,26 +132,17 @@ static PyObject *begin_entry(PyObject *self, PyObject *const *args, Py_ssize_t n
 
 /* -- finishing in place --------------------------------------------------------------------------- */
 
-/* 1, 0, or -1 with an exception. */
-static int is_true(PyObject *object, PyObject *name)
-{
-    PyObject *value = object ? PyObject_GetAttr(object, name) : NULL;
-    int rc = value ? PyObject_IsTrue(value) : -1;
-    Py_XDECREF(value);
-    return rc;
-}
-
 static int may_finish_now(struct tn_engine *engine, PyObject *task)
 {
-    int others = is_true(engine->runner, tn_str_runq);
+    int others = tn_is_true(engine->runner, tn_str_runq);
     if (others)
         return others < 0 ? -1 : 0;
     PyObject *status = PyObject_GetAttr(task, tn_str__cancel_status);
-    int cancelled = is_true(status, tn_str_effectively_cancelled);
+    int cancelled = tn_is_true(status, tn_str_effectively_cancelled);
     Py_XDECREF(status);
     if (cancelled)
         return cancelled < 0 ? -1 : 0;
-    int ki = is_true(engine->runner, tn_str_ki_pending);
+    int ki = tn_is_true(engine->runner, tn_str_ki_pending);
     if (ki <= 0)
         return ki < 0 ? -1 : 1;
     PyObject *main_task = PyObject_GetAttr(engine->runner, tn_str_main_task);
@@ -174,16 +162,6 @@ static int count_up(PyObject *object, PyObject *name)
     return rc;
 }
 
-static int is_empty(PyObject *list)
-{
-    return !list || PyList_Size(list) == 0;
-}
-
-static int buffers_are_back(const struct tn_engine *engine)
-{
-    return !tn_is_none(engine->buffers) && ((struct tn_buffers *)engine->buffers)->returned;
-}
-
 int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation)
 {
     struct tn_queue *queue = engine->queue;
@@ -192,7 +170,7 @@ int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation)
     if (may <= 0)
         return may;
     engine->prompt_left--;
-    if (!is_empty(engine->cancels)) {
+    if (!tn_is_empty(engine->cancels)) {
         PyObject *done = tn_call_method(engine, tn_str__hand_over_quietly);
         int rc = done ? PyObject_IsTrue(done) : -1;
         Py_XDECREF(done);
@@ -200,7 +178,7 @@ int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation)
             engine->prompt_left = 0; /* the next pass tries again, and tells */
             return rc;
         }
-    } else if (buffers_are_back(engine)) {
+    } else if (tn_buffers_are_back(engine)) {
         tn_give_back((struct tn_buffers *)engine->buffers);
     }
     int64_t res;
@@ -238,143 +216,6 @@ static PyObject *engine_wait(PyObject *self, PyObject *const *args, Py_ssize_t n
     return tn_awaitable(tn_new_ref(args[0]), ((struct tn_operation *)args[0])->kind, prompt);
 }
 
-/* -- a pass of the loop --------------------------------------------------------------------------- */
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static int is_temporary(int code)
-{
-    return code == -EINTR || code == -ETIME || code == -EBUSY || code == -EAGAIN;
-}
-
-static int enter(struct tn_engine *engine, int64_t timeout_ns)
-{
-    struct tn_queue *queue = engine->queue;
-    uint32_t tail = queue->tail;
-    int count;
-    Py_BEGIN_ALLOW_THREADS
-    count = tn_core.submit_and_copy(queue->ring, tail, timeout_ns ? 1 : 0, timeout_ns, engine->cqes,
-                                    engine->cqes_max);
-    Py_END_ALLOW_THREADS
-    engine->flushed = tail;
-    return count;
-}
-
-/* take_turn(timeout_ns) -> how many completions `hand_out` has, or None: Python must do it. */
-static PyObject *take_turn(PyObject *self, PyObject *timeout)
-{
-    struct tn_engine *engine = (struct tn_engine *)self;
-    if (!engine->queue->sqes || !is_empty(engine->cancels) || !is_empty(engine->cancels_again) ||
-        !is_empty(engine->cancelled_chains) || !is_empty(engine->stash))
-        Py_RETURN_NONE;
-    long long timeout_ns = PyLong_AsLongLong(timeout);
-    if (timeout_ns == -1 && PyErr_Occurred())
-        return NULL;
-    if (buffers_are_back(engine))
-        tn_give_back((struct tn_buffers *)engine->buffers);
-    int64_t deadline = timeout_ns ? now_ns() + timeout_ns : 0;
-    for (;;) {
-        int count = enter(engine, timeout_ns);
-        if (count > 0) {
-            engine->overflow_count += count == (int)engine->cqes_max;
-            engine->completed += count;
-            return PyLong_FromLong(count);
-        }
-        if (count < 0 && !is_temporary(count)) {
-            PyObject *ring = PyObject_GetAttr(self, tn_str_ring), *code = PyLong_FromLong(count),
-                     *what = PyUnicode_FromString("io_uring_enter");
-            PyObject *no = ring && code && what
-                ? PyObject_CallMethodObjArgs(ring, tn_str_check, code, what, NULL) : NULL;
-            Py_XDECREF(ring);
-            Py_XDECREF(code);
-            Py_XDECREF(what);
-            return no;
-        }
-        if (count == -EINTR && PyErr_CheckSignals())
-            return NULL;
-        /* io_uring_enter hides ETIME and EINTR once it has submitted something: ask the clock. */
-        if (!timeout_ns || (timeout_ns = deadline - now_ns()) <= 0)
-            return PyLong_FromLong(0);
-    }
-}
-
-/* What Runner.reschedule does, written out. */
-static int wake(struct tn_operation *operation, PyObject *append)
-{
-    PyObject *task = operation->task;
-    operation->task = NULL;
-    PyObject *coro = PyObject_GetAttr(task, tn_str_coro);
-    PyObject *send = coro ? PyObject_GetAttr(coro, tn_str_send) : NULL;
-    Py_XDECREF(coro);
-    int rc = !send || PyObject_SetAttr(task, tn_str__next_send_fn, send) ||
-             PyObject_SetAttr(task, tn_str__next_send, (PyObject *)operation) ||
-             PyObject_SetAttr(task, tn_str__abort_func, Py_None) ||
-             PyObject_SetAttr(task, tn_str_custom_sleep_data, Py_None);
-    Py_XDECREF(send);
-    PyObject *none = rc ? NULL : PyObject_CallFunctionObjArgs(append, task, NULL);
-    Py_XDECREF(none);
-    Py_DECREF(task);
-    return none ? 0 : -1;
-}
-
-static int hand_on(struct tn_engine *engine, PyObject *record, const struct tu_cqe *cqe)
-{
-    PyObject *none = PyObject_CallMethod((PyObject *)engine, "complete", "OKiI", record,
-                                         (unsigned long long)cqe->user_data, cqe->res, cqe->flags);
-    Py_XDECREF(none);
-    return none ? 0 : -1;
-}
-
-static int hand_out_one(struct tn_engine *engine, const struct tu_cqe *cqe, PyObject *append)
-{
-    PyObject *record = PyList_GetItem(engine->records, (Py_ssize_t)(cqe->user_data & TN_INDEX_MASK));
-    if (!record)
-        return -1;
-    struct tn_operation *operation = (struct tn_operation *)record;
-    if (!append || !PyObject_TypeCheck(record, tn_operation_type) || operation->user_data != cqe->user_data ||
-        tn_is_none(operation->task) || cqe->res < 0 || cqe->flags & TN_F_MORE) {
-        Py_INCREF(record);
-        int rc = hand_on(engine, record, cqe);
-        Py_DECREF(record);
-        return rc;
-    }
-    operation->res = cqe->res;
-    operation->flags = cqe->flags;
-    if (!tn_is_none(operation->file) && tn_operation_ended(operation->file))
-        return -1;
-    return wake(operation, append);
-}
-
-/* hand_out(count, quickly): without `quickly`, each by Python, which tells whoever wants to know. */
-static PyObject *hand_out(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
-{
-    struct tn_engine *engine = (struct tn_engine *)self;
-    long count = nargs == 2 ? PyLong_AsLong(args[0]) : -1;
-    if (count < 0 || count > (long)engine->cqes_max) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_TypeError, "a number of completions is needed");
-        return NULL;
-    }
-    PyObject *runq = PyObject_GetAttr(engine->runner, tn_str_runq), *append = NULL;
-    int rc = runq ? 0 : -1;
-    if (!rc && args[1] == Py_True) {
-        append = PyObject_GetAttr(runq, tn_str_append);
-        rc = append ? 0 : -1;
-    }
-    for (long i = 0; !rc && i < count; i++)
-        rc = hand_out_one(engine, &engine->cqes[i], append);
-    Py_XDECREF(append);
-    Py_XDECREF(runq);
-    if (rc)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 /* -- the object ----------------------------------------------------------------------------------- */
 
 static PyObject *attach(PyObject *self, PyObject *args)
@@ -406,6 +247,8 @@ static int engine_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(engine->cancels_again);
     Py_VISIT(engine->cancelled_chains);
     Py_VISIT(engine->stash);
+    Py_VISIT(engine->reclaim);
+    Py_VISIT(engine->free_indices);
     Py_VISIT(engine->sent);
     for (Py_ssize_t i = 0; i < engine->pool_count; i++)
         Py_VISIT(engine->pool[i]);
@@ -424,6 +267,8 @@ static int engine_clear(PyObject *self)
     Py_CLEAR(engine->cancels_again);
     Py_CLEAR(engine->cancelled_chains);
     Py_CLEAR(engine->stash);
+    Py_CLEAR(engine->reclaim);
+    Py_CLEAR(engine->free_indices);
     Py_CLEAR(engine->sent);
     while (engine->pool_count)
         Py_DECREF(engine->pool[--engine->pool_count]);
@@ -436,6 +281,8 @@ static void engine_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     engine_clear(self);
     Py_CLEAR(engine->queue);
+    while (engine->blocks_count)
+        PyMem_Free(engine->blocks[--engine->blocks_count]);
     PyMem_Free(engine->pool);
     PyMem_Free(engine->cqes);
     tn_free(self);
@@ -451,6 +298,8 @@ static PyMemberDef engine_members[] = {
     OBJECT("_cancels_again", cancels_again),
     OBJECT("cancelled_chains", cancelled_chains),
     OBJECT("_stash", stash),
+    OBJECT("reclaim", reclaim),
+    OBJECT("_free_indices", free_indices),
     OBJECT("sent", sent),
     {"_pool_count", T_PYSSIZET, offsetof(struct tn_engine, pool_count), READONLY, NULL},
     {"_flushed", T_UINT, offsetof(struct tn_engine, flushed), 0, NULL},
@@ -470,8 +319,6 @@ static PyMethodDef engine_methods[] = {
     {"begin_entry", FAST(begin_entry),
      PyDoc_STR("(file, opcode, flags, fd, offset, address, length, op_flags, file_index, pins)")},
     {"_wait", FAST(engine_wait), PyDoc_STR("(operation, prompt=False): what a task awaits.")},
-    {"_take_turn", take_turn, METH_O, PyDoc_STR("Submits and waits; how many completions, or None.")},
-    {"_hand_out", FAST(hand_out), PyDoc_STR("(count, quickly): to the records of the last turn.")},
     {NULL},
 };
 

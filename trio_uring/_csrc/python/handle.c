@@ -31,8 +31,12 @@ int tn_operation_ended(PyObject *file)
 static PyObject *handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
     PyObject *self = PyType_GenericAlloc(type, 0);
-    if (self)
-        ((struct tn_handle *)self)->slot = -1; /* until all is set, for __del__ */
+    struct tn_handle *handle = (struct tn_handle *)self;
+    if (handle) {
+        handle->slot = -1; /* until all is set, for __del__ */
+        handle->companion = handle->quarantined = -1;
+        handle->sole_owner = 1;
+    }
     return self;
 }
 
@@ -41,6 +45,11 @@ static int handle_traverse(PyObject *self, visitproc visit, void *arg)
     struct tn_handle *handle = (struct tn_handle *)self;
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(handle->engine);
+    Py_VISIT(handle->drained);
+    Py_VISIT(handle->closed);
+    Py_VISIT(handle->owner);
+    Py_VISIT(handle->waiting_for_slot);
+    Py_VISIT(handle->opened_at);
     Py_VISIT(handle->received);
     Py_VISIT(handle->receive_lost);
     Py_VISIT(handle->send_lost);
@@ -51,6 +60,11 @@ static int handle_clear(PyObject *self)
 {
     struct tn_handle *handle = (struct tn_handle *)self;
     Py_CLEAR(handle->engine);
+    Py_CLEAR(handle->drained);
+    Py_CLEAR(handle->closed);
+    Py_CLEAR(handle->owner);
+    Py_CLEAR(handle->waiting_for_slot);
+    Py_CLEAR(handle->opened_at);
     Py_CLEAR(handle->received);
     Py_CLEAR(handle->receive_lost);
     Py_CLEAR(handle->send_lost);
@@ -69,6 +83,15 @@ static PyMemberDef handle_members[] = {
     {"_received", T_OBJECT, offsetof(struct tn_handle, received), 0, NULL},
     {"_receive_lost", T_OBJECT, offsetof(struct tn_handle, receive_lost), 0, NULL},
     {"_send_lost", T_OBJECT, offsetof(struct tn_handle, send_lost), 0, NULL},
+    {"_drained", T_OBJECT, offsetof(struct tn_handle, drained), 0, NULL},
+    {"_closed", T_OBJECT, offsetof(struct tn_handle, closed), 0, NULL},
+    {"_owner", T_OBJECT, offsetof(struct tn_handle, owner), 0, NULL},
+    {"_waiting_for_slot", T_OBJECT, offsetof(struct tn_handle, waiting_for_slot), 0, NULL},
+    {"_opened_at", T_OBJECT, offsetof(struct tn_handle, opened_at), 0, NULL},
+    {"_companion", T_INT, offsetof(struct tn_handle, companion), 0, NULL},
+    {"_quarantined", T_INT, offsetof(struct tn_handle, quarantined), 0, NULL},
+    {"_sole_owner", T_BOOL, offsetof(struct tn_handle, sole_owner), 0, NULL},
+    {"_closing", T_BOOL, offsetof(struct tn_handle, is_closing), 0, NULL},
     {"_slot", T_INT, offsetof(struct tn_handle, slot), 0, NULL},
     {"_number", T_INT, offsetof(struct tn_handle, number), 0, NULL},
     {"_in_flight", T_INT, offsetof(struct tn_handle, in_flight), 0, NULL},

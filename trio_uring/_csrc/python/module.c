@@ -93,7 +93,7 @@ PyMODINIT_FUNC PyInit__native(void)
     if (!module)
         return NULL;
     if (intern_names() || tn_add_queue(module) || tn_add_operation(module) || tn_add_handle(module) ||
-        tn_add_buffers(module) || tn_add_engine(module)) {
+        tn_add_buffers(module) || tn_add_engine(module) || tn_add_driver(module)) {
         Py_DECREF(module);
         return NULL;
     }

@@ -31,6 +31,19 @@
 #define TN_F_MORE 2U
 #define TN_BUFFER_SHIFT 16
 
+/* Up to so much is read into memory that the engine has already, and copied from there: in the cache,
+ * where memory of many reads at once, taken and let go each time, is not. */
+#define TN_BLOCK_BYTES 16384
+#define TN_BLOCKS_MAX 64
+
+/* Operations that a task may finish before the loop makes a pass; passes in a row in which it was the
+ * only one that could run, before it may. */
+#define TN_PROMPT_MAX 16
+#define TN_ALONE_MIN 8
+
+/* Records below this index are the engine's own. */
+#define TN_OWN_IDS 2
+
 /* What a task gets for its operation. */
 enum tn_kind { TN_NUMBER, TN_READ, TN_RECEIVED, TN_SENT };
 
@@ -45,6 +58,7 @@ struct tn_queue {
     uint32_t mask;
     struct tu_ring *ring;   /* cffi's, kept by the EngineRing */
     struct tu_sqe *sqes;    /* NULL: the ring is closed, or a parent's */
+    PyObject *entries;      /* the same as objects of Python */
 };
 
 struct tn_engine {
@@ -52,10 +66,12 @@ struct tn_engine {
     struct tn_queue *queue;
     PyObject *context, *runner;     /* Trio's; NULL: with public names only */
     PyObject *records, *buffers, *options;
-    PyObject *cancels, *cancels_again, *cancelled_chains, *stash, *reclaim;
+    PyObject *cancels, *cancels_again, *cancelled_chains, *stash, *reclaim, *free_indices;
     PyObject *sent;
     struct tn_operation **pool;     /* records that are not in use */
     Py_ssize_t pool_count, pool_size;
+    char *blocks[TN_BLOCKS_MAX];    /* memory that no read uses, of TN_BLOCK_BYTES each */
+    int blocks_count;
     struct tu_cqe *cqes;            /* of the pass */
     uint32_t cqes_max;
     uint32_t flushed;
@@ -68,6 +84,7 @@ struct tn_operation {
     PyObject_HEAD
     struct tn_engine *engine;
     PyObject *task, *file, *pins, *raise_cancel, *sent, *abort, *message;
+    char *block;            /* KERNEL OWNS it until the final CQE */
     uint64_t user_data;
     int64_t res;
     uint32_t index, position, flags;
@@ -78,10 +95,23 @@ struct tn_operation {
 struct tn_handle {
     PyObject_HEAD
     PyObject *engine;
+    PyObject *drained, *closed, *owner, *waiting_for_slot, *opened_at;
     PyObject *received, *receive_lost, *send_lost;
-    int slot, number, in_flight;
+    int slot, number, companion, quarantined, in_flight;
     uint8_t fixed;
-    char receiving, sending, may_share;
+    char sole_owner, is_closing, receiving, sending, may_share;
+};
+
+/* The adopted driver; see _adopted.py. */
+struct tn_driver {
+    PyObject_HEAD
+    struct tn_engine *engine;
+    PyObject *armed;        /* a bool, as the next two */
+    PyObject *is_guest;     /* None: not known yet */
+    PyObject *epoll_has_events;
+    PyObject *inner;        /* Trio's own manager */
+    int idle_passes;
+    char asleep;            /* the passes are epoll's */
 };
 
 struct tn_buffers {
@@ -105,12 +135,12 @@ extern PyTypeObject *tn_operation_type, *tn_handle_type, *tn_engine_type, *tn_bu
 
 /* Interned strings. */
 #define TN_NAMES(X)                                                                               \
-    X(_abort_func) X(_at_end) X(_cancel_points) X(_cancel_status) X(_hand_over_quietly)           \
+    X(_abort_func) X(_arm) X(_ask_epoll) X(_at_end) X(_cancel_points) X(_cancel_status) X(_hand_over_quietly) X(_process_events_anyhow) X(_get_events_anyhow)          \
     X(_make_room) X(_new_record) X(_next_send) X(_next_send_fn) X(_operation_ended) X(_queue)     \
     X(_raise) X(_runner) X(_schedule_points) X(append) X(check) X(complete) X(coro)               \
-    X(current_task) X(custom_sleep_data) X(dispatch) X(effectively_cancelled) X(instruments)      \
+    X(current_task) X(custom_sleep_data) X(dispatch) X(get_events) X(effectively_cancelled) X(instruments)      \
     X(is_guest) X(ki_pending) X(main_task) X(reclaim_dropped) X(ring) X(runq) X(send)             \
-    X(send_ended) X(task) X(task_scheduled) X(unwrap) X(user_data) X(wait) X(_in_flight)
+    X(send_ended) X(task) X(task_scheduled) X(turn) X(unwrap) X(user_data) X(wait) X(_in_flight)
 #define TN_DECLARE(name) extern PyObject *tn_str_##name;
 TN_NAMES(TN_DECLARE)
 #undef TN_DECLARE
@@ -131,6 +161,15 @@ static inline PyObject *tn_call_method(void *self, PyObject *name)
     return PyObject_CallMethodObjArgs(self, name, NULL);
 }
 
+/* 1, 0, or -1 with an exception. */
+static inline int tn_is_true(PyObject *object, PyObject *name)
+{
+    PyObject *value = object ? PyObject_GetAttr(object, name) : NULL;
+    int rc = value ? PyObject_IsTrue(value) : -1;
+    Py_XDECREF(value);
+    return rc;
+}
+
 /* For a method whose result says nothing: 0, or -1 with an exception. */
 int tn_tell(void *self, PyObject *name);
 
@@ -142,6 +181,7 @@ int tn_add_operation(PyObject *module);
 int tn_add_handle(PyObject *module);
 int tn_add_buffers(PyObject *module);
 int tn_add_engine(PyObject *module);
+int tn_add_driver(PyObject *module);
 
 /* A record for an operation of the current task, and its SQE, which the caller fills. `file`: the
  * handle that it names, or NULL. NULL: an exception; nothing has begun. */
@@ -156,6 +196,19 @@ void tn_recycle(struct tn_operation *operation);
 /* A handle's count of operations in flight. 0, or -1 with an exception. */
 int tn_operation_began(PyObject *file);
 int tn_operation_ended(PyObject *file);
+
+/* Room for a read; NULL: no memory. */
+char *tn_take_block(struct tn_engine *engine);
+
+static inline int tn_is_empty(PyObject *list)
+{
+    return !list || PyList_Size(list) == 0;
+}
+
+static inline int tn_buffers_are_back(const struct tn_engine *engine)
+{
+    return !tn_is_none(engine->buffers) && ((struct tn_buffers *)engine->buffers)->returned;
+}
 
 PyObject *tn_take(struct tn_buffers *buffers, uint32_t flags, Py_ssize_t nbytes);
 void tn_give_back(struct tn_buffers *buffers);

@@ -46,6 +46,13 @@ void tn_recycle(struct tn_operation *operation)
     swap_out(&operation->file, garbage, &count);
     swap_out(&operation->pins, garbage, &count);
     swap_out(&operation->raise_cancel, garbage, &count);
+    if (operation->block) {
+        if (engine->blocks_count < TN_BLOCKS_MAX)
+            engine->blocks[engine->blocks_count++] = operation->block;
+        else
+            PyMem_Free(operation->block);
+        operation->block = NULL;
+    }
     operation->closing = operation->bounded = 0;
     operation->kind = TN_NUMBER;
     operation->state = TN_IDLE;
@@ -53,6 +60,16 @@ void tn_recycle(struct tn_operation *operation)
     keep(engine, operation);
     while (count)
         Py_DECREF(garbage[--count]);
+}
+
+char *tn_take_block(struct tn_engine *engine)
+{
+    if (engine->blocks_count)
+        return engine->blocks[--engine->blocks_count];
+    char *block = PyMem_Malloc(TN_BLOCK_BYTES);
+    if (!block)
+        PyErr_NoMemory();
+    return block;
 }
 
 /* `bytes` that the kernel wrote `nbytes` of; nobody else has seen them. Takes over the reference. */
@@ -88,6 +105,11 @@ PyObject *tn_outcome(struct tn_operation *operation)
     uint32_t flags = operation->flags;
     enum tn_kind kind = operation->kind;
     PyObject *kept = NULL, *outcome;
+    if (kind == TN_READ && operation->block) {
+        outcome = PyBytes_FromStringAndSize(operation->block, (Py_ssize_t)res);
+        tn_recycle(operation);
+        return outcome;
+    }
     if (kind == TN_READ) {
         kept = operation->pins;
         operation->pins = NULL;
@@ -231,6 +253,7 @@ static void operation_dealloc(PyObject *self)
 {
     PyObject_GC_UnTrack(self);
     operation_clear(self);
+    PyMem_Free(((struct tn_operation *)self)->block);
     Py_CLEAR(((struct tn_operation *)self)->engine);
     tn_free(self);
 }
@@ -269,6 +292,22 @@ static PyMemberDef operation_members[] = {
 };
 #undef OBJECT
 
+static PyObject *operation_sqe(PyObject *self, void *Py_UNUSED(none))
+{
+    struct tn_operation *operation = (struct tn_operation *)self;
+    struct tn_queue *queue = operation->engine->queue;
+    PyObject *sqe = queue->entries ? PyList_GetItem(queue->entries, operation->position & queue->mask) : NULL;
+    if (!sqe && !PyErr_Occurred())
+        PyErr_SetString(PyExc_RuntimeError, "the ring is closed");
+    Py_XINCREF(sqe);
+    return sqe;
+}
+
+static PyGetSetDef operation_getset[] = {
+    {"sqe", operation_sqe, NULL, PyDoc_STR("The entry at ``position``, until it is submitted."), NULL},
+    {NULL},
+};
+
 static PyMethodDef operation_methods[] = {
     {"send", operation_send, METH_O, PyDoc_STR("A step of the task that awaits it.")},
     {"unwrap", operation_unwrap, METH_NOARGS, PyDoc_STR("The result, in the task that awaited it.")},
@@ -285,6 +324,7 @@ static PyType_Slot operation_slots[] = {
     {Py_tp_clear, operation_clear},
     {Py_tp_members, operation_members},
     {Py_tp_methods, operation_methods},
+    {Py_tp_getset, operation_getset},
     {Py_am_await, PyObject_SelfIter},
     {Py_am_send, operation_am_send},
     {Py_tp_iter, PyObject_SelfIter},

@@ -8,8 +8,12 @@ static PyObject *attach(PyObject *self, PyObject *args)
 {
     struct tn_queue *queue = (struct tn_queue *)self;
     unsigned long long ring, sqes;
-    if (!PyArg_ParseTuple(args, "KK", &ring, &sqes))
+    PyObject *entries;
+    if (!PyArg_ParseTuple(args, "KKO!", &ring, &sqes, &PyList_Type, &entries))
         return NULL;
+    PyObject *before = queue->entries;
+    queue->entries = tn_new_ref(entries);
+    Py_XDECREF(before);
     queue->ring = (struct tu_ring *)(uintptr_t)ring;
     queue->sqes = (struct tu_sqe *)(uintptr_t)sqes;
     Py_RETURN_NONE;
@@ -18,7 +22,14 @@ static PyObject *attach(PyObject *self, PyObject *args)
 static PyObject *detach(PyObject *self, PyObject *Py_UNUSED(none))
 {
     ((struct tn_queue *)self)->sqes = NULL;
+    Py_CLEAR(((struct tn_queue *)self)->entries);
     Py_RETURN_NONE;
+}
+
+static void queue_dealloc(PyObject *self)
+{
+    Py_CLEAR(((struct tn_queue *)self)->entries);
+    tn_free(self);
 }
 
 static PyMemberDef queue_members[] = {
@@ -29,7 +40,7 @@ static PyMemberDef queue_members[] = {
 };
 
 static PyMethodDef queue_methods[] = {
-    {"attach", attach, METH_VARARGS, PyDoc_STR("Address of the struct tu_ring, and of its entries.")},
+    {"attach", attach, METH_VARARGS, PyDoc_STR("(address of the struct tu_ring, of its entries; the `Sqe` of each)")},
     {"detach", detach, METH_NOARGS, PyDoc_STR("The entries are gone.")},
     {NULL},
 };
@@ -38,7 +49,7 @@ static PyType_Slot queue_slots[] = {
     {Py_tp_doc, "The submission queue of a ring, as Python and C see it."},
     {Py_tp_members, queue_members},
     {Py_tp_methods, queue_methods},
-    {Py_tp_dealloc, tn_free},
+    {Py_tp_dealloc, queue_dealloc},
     {0, NULL},
 };
 
