@@ -391,7 +391,7 @@ trio.run(main)
 """
 
 
-@pytest.mark.parametrize("hook", ["submit", "turn"])
+@pytest.mark.parametrize("hook", ["submit", "take_completions"])
 @hosted
 def test_hosted_an_error_in_a_hook_wakes_all_who_wait(hook: str) -> None:
     """Trio disables a hook that raises, and says so in a log: all waiters would hang."""

@@ -56,11 +56,9 @@ class EngineBegin(EngineFiles):
         "_not_found",
         "cancels_sent",
         "driver",
-        "failure",
         "late_completions",
         "notifications",
         "queue_full_count",
-        "token",
     )
 
     def __init__(self, options: RingOptions, driver: Driver, ring: EngineRing) -> None:
@@ -68,8 +66,13 @@ class EngineBegin(EngineFiles):
         self.driver = driver
         self.clock_jumps = driver.clock_jumps
         self.token = lowlevel.current_trio_token()
+        # What C calls; `_hot` has it do without.
+        self._current_task = lowlevel.current_task
+        self._current_token = lowlevel.current_trio_token
+        self._sleep = lowlevel.wait_task_rescheduled
+        self._reschedule = lowlevel.reschedule
         # What broke the driver; every later use raises it.
-        self.failure: BaseException | None = None
+        self.failure = None
 
         self.records = [Ignored(), Ignored(EPOLL_ID)]
         assert len(self.records) == OWN_IDS
@@ -234,15 +237,8 @@ class EngineBegin(EngineFiles):
 
     # -- waiting -------------------------------------------------------------------------------
 
-    def wait(self, operation: Operation, prompt: bool = False, /) -> Awaitable[int]:
-        """Sleeps until the operation has ended; its result, or what `Operation.unwrap` raises.
-
-        ``prompt``: it mostly completes as it is submitted, as a read of what is cached does.
-        """
-        return lowlevel.wait_task_rescheduled(operation.message)  # noqa: ASYNC105
-
     def wait_for(self, waiter: Waiter) -> Awaitable[int]:
-        """`wait` for what is no operation."""
+        """``wait`` for what is no operation."""
         return lowlevel.wait_task_rescheduled(waiter.message)  # noqa: ASYNC105
 
     @enable_ki_protection

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from ._abi import Op
 from ._native import address_of_bytes
-from ._prep_entry import U32
 
 if TYPE_CHECKING:
     from ._buffers import Path
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 _OPENAT, _SOCKET, _ACCEPT = int(Op.OPENAT), int(Op.SOCKET), int(Op.ACCEPT)
 _CLOSE = int(Op.CLOSE)
-# opcode flags fd off addr len op_flags user_data file_index
-_pack = Struct("=BB2xiQQIIQ4xI16x").pack_into
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
@@ -82,22 +78,9 @@ def begin_close(engine: Engine, slot: int) -> Operation:
 def write_accept(engine: Engine, record: Any, file: Handle, slot: int) -> None:
     """`begin_accept` for a record of the engine's that is no `Operation`."""
     number = file._checked_number()
-    ring = engine.ring
-    if ring._tail == ring._limit:
-        engine.make_room(1)
-    tail = ring._tail
     engine.add_record(record)
-    _pack(
-        ring._rows,
-        (tail & ring._mask) << 6,
-        _ACCEPT,
-        file._fixed,
-        number,
-        0,
-        0,
-        0,
-        0,
-        record.user_data,
-        slot + 1,
-    )
-    ring._tail = (tail + 1) & U32
+    try:
+        engine.write_entry(_ACCEPT, file._fixed, number, 0, 0, 0, 0, slot + 1, record.user_data)
+    except BaseException:
+        engine.remove_record(record)
+        raise

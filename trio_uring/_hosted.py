@@ -75,7 +75,8 @@ class HostedDriver(trio.abc.Instrument):
     def after_io_wait(self, timeout: float) -> None:
         """Takes completions and wakes their tasks."""
         try:
-            self.engine.dispatch(self.engine.turn(0))
+            if self.engine.take_completions() is None:
+                self.engine.dispatch(self.engine.turn(0))
         except BaseException as exc:
             self.engine.fail(exc)
 

@@ -146,8 +146,6 @@ class HotEngine(Engine):
             or self.cancelled_chains
         )
 
-    wait = Engine._wait
-
     @types.coroutine
     def wait_for(self, waiter: Waiter) -> Generator[Any, Any, int]:
         """As `Engine.wait_for`."""

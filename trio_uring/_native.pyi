@@ -88,6 +88,12 @@ class SharedBuffers:
 class Engine:
     _context: Any
     _runner: Any
+    _current_task: Callable[[], Any]
+    _current_token: Callable[[], Any]
+    _sleep: Callable[..., Any]
+    _reschedule: Callable[..., None]
+    token: Any
+    failure: BaseException | None
     records: list[Any]
     buffers: Any
     _cancels: list[int]
@@ -121,7 +127,21 @@ class Engine:
         pins: Any,
         /,
     ) -> Any: ...
-    def _wait(self, operation: Operation, prompt: bool = False, /) -> Awaitable[int]: ...
+    def write_entry(
+        self,
+        opcode: int,
+        flags: int,
+        fd: int,
+        offset: int,
+        address: int,
+        length: int,
+        op_flags: int,
+        file_index: int,
+        user_data: int,
+        /,
+    ) -> None: ...
+    def take_completions(self) -> int | None: ...
+    def wait(self, operation: Operation, prompt: bool = False, /) -> Awaitable[int]: ...
 
 class Driver:
     engine: Any

@@ -10,10 +10,21 @@ PyTypeObject *tn_engine_type;
 
 /* -- beginning ------------------------------------------------------------------------------------ */
 
+static PyObject *publicly_current_task(struct tn_engine *engine)
+{
+    PyObject *task = PyObject_CallFunctionObjArgs(engine->current_task, NULL);
+    PyObject *token = task ? PyObject_CallFunctionObjArgs(engine->current_token, NULL) : NULL;
+    Py_XDECREF(token);
+    if (token && token == engine->token && tn_is_none(engine->failure))
+        return task;
+    Py_XDECREF(task);
+    return token ? tn_call_method(engine, tn_str_current_task) : NULL; /* raises what is wrong */
+}
+
 static PyObject *current_task(struct tn_engine *engine)
 {
     if (!engine->runner)
-        return tn_call_method(engine, tn_str_current_task);
+        return publicly_current_task(engine);
     PyObject *task = PyObject_GetAttr(engine->context, tn_str_task);
     if (!task) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
@@ -104,28 +115,63 @@ static int field(PyObject *object, int64_t min, uint64_t max, uint64_t *value)
     return -1;
 }
 
+/* An SQE as both of the next functions take it: opcode, flags, fd, offset, address, length, op_flags,
+ * file_index. 0, or -1 with an exception. */
+static int parse_entry(PyObject *const *args, struct tu_sqe *entry)
+{
+    static const uint64_t max[] = {UINT8_MAX, UINT8_MAX, INT32_MAX, UINT64_MAX, UINT64_MAX,
+                                   UINT32_MAX, UINT32_MAX, UINT32_MAX};
+    uint64_t values[8];
+    for (int i = 0; i < 8; i++)
+        if (field(args[i], i == 2 ? INT32_MIN : 0, max[i], &values[i])) /* AT_FDCWD is negative */
+            return -1;
+    *entry = (struct tu_sqe){.opcode = (uint8_t)values[0], .flags = (uint8_t)values[1],
+                             .fd = (int32_t)values[2], .off = values[3], .addr = values[4],
+                             .len = (uint32_t)values[5], .op_flags = (uint32_t)values[6],
+                             .file_index = (uint32_t)values[7]};
+    return 0;
+}
+
+/* For records that are no operation of a task: a multishot, an accept ahead. */
+static PyObject *write_entry(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct tn_engine *engine = (struct tn_engine *)self;
+    struct tn_queue *queue = engine->queue;
+    struct tu_sqe entry;
+    uint64_t user_data;
+    if (nargs != 9) {
+        PyErr_SetString(PyExc_TypeError, "write_entry() takes 9 arguments");
+        return NULL;
+    }
+    if (parse_entry(args, &entry) || field(args[8], 0, UINT64_MAX, &user_data))
+        return NULL;
+    if (queue->tail == queue->limit && tn_tell(engine, tn_str__make_room))
+        return NULL;
+    if (!queue->sqes || queue->tail == queue->limit) {
+        PyErr_SetString(PyExc_RuntimeError, "the ring is closed");
+        return NULL;
+    }
+    entry.user_data = user_data;
+    queue->sqes[queue->tail++ & queue->mask] = entry;
+    Py_RETURN_NONE;
+}
+
 /* begin_entry(file, opcode, flags, fd, offset, address, length, op_flags, file_index, pins) */
 static PyObject *begin_entry(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    static const uint64_t max[] = {0, UINT8_MAX, UINT8_MAX, INT32_MAX, UINT64_MAX, UINT64_MAX,
-                                   UINT32_MAX, UINT32_MAX, UINT32_MAX};
-    uint64_t values[9];
+    struct tu_sqe *sqe, entry;
     if (nargs != 10) {
         PyErr_SetString(PyExc_TypeError, "begin_entry() takes 10 arguments");
         return NULL;
     }
-    for (int i = 1; i < 9; i++)
-        if (field(args[i], i == 3 ? INT32_MIN : 0, max[i], &values[i])) /* AT_FDCWD is negative */
-            return NULL;
-    struct tu_sqe *sqe;
+    if (parse_entry(args + 1, &entry))
+        return NULL;
     struct tn_operation *operation =
         tn_begin((struct tn_engine *)self, args[0] == Py_None ? NULL : args[0], &sqe);
     if (!operation)
         return NULL;
-    *sqe = (struct tu_sqe){.opcode = (uint8_t)values[1], .flags = (uint8_t)values[2],
-                           .fd = (int32_t)values[3], .off = values[4], .addr = values[5],
-                           .len = (uint32_t)values[6], .op_flags = (uint32_t)values[7],
-                           .file_index = (uint32_t)values[8], .user_data = operation->user_data};
+    entry.user_data = operation->user_data;
+    *sqe = entry;
     operation->pins = tn_new_ref(args[9]);
     return (PyObject *)operation;
 }
@@ -241,6 +287,12 @@ static int engine_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(engine->queue);
     Py_VISIT(engine->context);
     Py_VISIT(engine->runner);
+    Py_VISIT(engine->current_task);
+    Py_VISIT(engine->current_token);
+    Py_VISIT(engine->sleep);
+    Py_VISIT(engine->reschedule);
+    Py_VISIT(engine->token);
+    Py_VISIT(engine->failure);
     Py_VISIT(engine->records);
     Py_VISIT(engine->buffers);
     Py_VISIT(engine->cancels);
@@ -261,6 +313,12 @@ static int engine_clear(PyObject *self)
     /* Not the queue: records that are left may ask for it. */
     Py_CLEAR(engine->context);
     Py_CLEAR(engine->runner);
+    Py_CLEAR(engine->current_task);
+    Py_CLEAR(engine->current_token);
+    Py_CLEAR(engine->sleep);
+    Py_CLEAR(engine->reschedule);
+    Py_CLEAR(engine->token);
+    Py_CLEAR(engine->failure);
     Py_CLEAR(engine->records);
     Py_CLEAR(engine->buffers);
     Py_CLEAR(engine->cancels);
@@ -292,6 +350,12 @@ static void engine_dealloc(PyObject *self)
 static PyMemberDef engine_members[] = {
     OBJECT("_context", context),
     OBJECT("_runner", runner),
+    OBJECT("_current_task", current_task),
+    OBJECT("_current_token", current_token),
+    OBJECT("_sleep", sleep),
+    OBJECT("_reschedule", reschedule),
+    OBJECT("token", token),
+    OBJECT("failure", failure),
     OBJECT("records", records),
     OBJECT("buffers", buffers),
     OBJECT("_cancels", cancels),
@@ -318,7 +382,14 @@ static PyMethodDef engine_methods[] = {
     {"begin_record", begin_record, METH_O, PyDoc_STR("A record of the current task, and a NOP.")},
     {"begin_entry", FAST(begin_entry),
      PyDoc_STR("(file, opcode, flags, fd, offset, address, length, op_flags, file_index, pins)")},
-    {"_wait", FAST(engine_wait), PyDoc_STR("(operation, prompt=False): what a task awaits.")},
+    {"take_completions", tn_take_completions, METH_NOARGS,
+     PyDoc_STR("Submits, and wakes the tasks of what has completed; how many, or None: by Python.")},
+    {"write_entry", FAST(write_entry),
+     PyDoc_STR("(opcode, flags, fd, offset, address, length, op_flags, file_index, user_data)")},
+    {"wait", FAST(engine_wait), PyDoc_STR("(operation, prompt=False): what a task awaits. It sleeps\n"
+                                          "until the operation has ended, and gets its result, or\n"
+                                          "what ``unwrap`` raises. ``prompt``: it mostly completes\n"
+                                          "as it is submitted, as a read of what is cached does.")},
     {NULL},
 };
 

@@ -64,7 +64,8 @@ struct tn_queue {
 struct tn_engine {
     PyObject_HEAD
     struct tn_queue *queue;
-    PyObject *context, *runner;     /* Trio's; NULL: with public names only */
+    PyObject *context, *runner;     /* Trio's; NULL: with public names only, which are the next */
+    PyObject *current_task, *current_token, *sleep, *reschedule, *token, *failure;
     PyObject *records, *buffers, *options;
     PyObject *cancels, *cancels_again, *cancelled_chains, *stash, *reclaim, *free_indices;
     PyObject *sent;
@@ -137,10 +138,10 @@ extern PyTypeObject *tn_operation_type, *tn_handle_type, *tn_engine_type, *tn_bu
 #define TN_NAMES(X)                                                                               \
     X(_abort_func) X(_arm) X(_ask_epoll) X(_at_end) X(_cancel_points) X(_cancel_status) X(_hand_over_quietly) X(_process_events_anyhow) X(_get_events_anyhow)          \
     X(_make_room) X(_new_record) X(_next_send) X(_next_send_fn) X(_operation_ended) X(_queue)     \
-    X(_raise) X(_runner) X(_schedule_points) X(append) X(check) X(complete) X(coro)               \
+    X(_raise) X(_runner) X(_schedule_points) X(append) X(check) X(complete) X(coro) X(data)               \
     X(current_task) X(custom_sleep_data) X(dispatch) X(get_events) X(effectively_cancelled) X(instruments)      \
     X(is_guest) X(ki_pending) X(main_task) X(reclaim_dropped) X(ring) X(runq) X(send)             \
-    X(send_ended) X(task) X(task_scheduled) X(turn) X(unwrap) X(user_data) X(wait) X(_in_flight)
+    X(send_ended) X(task) X(task_scheduled) X(turn) X(unwrap) X(user_data) X(_in_flight)
 #define TN_DECLARE(name) extern PyObject *tn_str_##name;
 TN_NAMES(TN_DECLARE)
 #undef TN_DECLARE
@@ -209,6 +210,8 @@ static inline int tn_buffers_are_back(const struct tn_engine *engine)
 {
     return !tn_is_none(engine->buffers) && ((struct tn_buffers *)engine->buffers)->returned;
 }
+
+PyObject *tn_take_completions(PyObject *engine, PyObject *none);
 
 PyObject *tn_take(struct tn_buffers *buffers, uint32_t flags, Py_ssize_t nbytes);
 void tn_give_back(struct tn_buffers *buffers);

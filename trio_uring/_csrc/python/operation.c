@@ -202,7 +202,7 @@ PyObject *tn_awaitable(struct tn_operation *operation, enum tn_kind kind, int pr
     operation->state = prompt ? TN_PROMPT : TN_BEGUN;
     if (engine->runner)
         return (PyObject *)operation;
-    PyObject *sleep = PyObject_CallMethodObjArgs((PyObject *)engine, tn_str_wait, operation, NULL);
+    PyObject *sleep = PyObject_CallFunctionObjArgs(engine->sleep, operation->message, NULL);
     Py_DECREF(operation);
     return sleep;
 }

@@ -76,6 +76,12 @@ static int wake(struct tn_operation *operation, PyObject *append)
 {
     PyObject *task = operation->task;
     operation->task = NULL;
+    if (!operation->engine->runner) {
+        PyObject *done = PyObject_CallFunctionObjArgs(append, task, operation, NULL);
+        Py_XDECREF(done);
+        Py_DECREF(task);
+        return done ? 0 : -1;
+    }
     PyObject *coro = PyObject_GetAttr(task, tn_str_coro);
     PyObject *send = coro ? PyObject_GetAttr(coro, tn_str_send) : NULL;
     Py_XDECREF(coro);
@@ -131,11 +137,16 @@ static int pass_begins(struct tn_engine *engine, PyObject *runq)
     return runnable < 0 ? -1 : 0;
 }
 
-/* Runner.reschedule tells instruments. */
+/* Runner.reschedule tells instruments, and here nobody does. */
 static int somebody_watches(struct tn_engine *engine)
 {
     PyObject *instruments = PyObject_GetAttr(engine->runner, tn_str_instruments);
-    int watched = instruments ? PySequence_Contains(instruments, tn_str_task_scheduled) : -1;
+    /* A UserDict, which would do it in Python; a dict in older releases. */
+    PyObject *data = !instruments                ? NULL
+                     : PyDict_Check(instruments) ? tn_new_ref(instruments)
+                                                 : PyObject_GetAttr(instruments, tn_str_data);
+    int watched = data ? PySequence_Contains(data, tn_str_task_scheduled) : -1;
+    Py_XDECREF(data);
     Py_XDECREF(instruments);
     return watched;
 }
@@ -158,6 +169,26 @@ static int hand_out(struct tn_engine *engine, long count)
     return rc;
 }
 
+static int needs_python(const struct tn_engine *engine)
+{
+    return !engine->queue->sqes || !tn_is_empty(engine->cancels) || !tn_is_empty(engine->cancels_again) ||
+           !tn_is_empty(engine->cancelled_chains) || !tn_is_empty(engine->stash);
+}
+
+/* Of the hosted driver: without a wait, and with Trio's own function to wake a task. */
+PyObject *tn_take_completions(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    struct tn_engine *engine = (struct tn_engine *)self;
+    if (needs_python(engine))
+        Py_RETURN_NONE;
+    int count = take_turn(engine, 0), rc = count < 0 ? -1 : 0;
+    for (int i = 0; !rc && i < count; i++)
+        rc = hand_out_one(engine, &engine->cqes[i], engine->reschedule);
+    if (!rc && !tn_is_empty(engine->reclaim))
+        rc = tn_tell(engine, tn_str_reclaim_dropped);
+    return rc ? NULL : PyLong_FromLong(count);
+}
+
 /* -- what Trio calls ------------------------------------------------------------------------------ */
 
 static int has_work(const struct tn_engine *engine)
@@ -178,12 +209,6 @@ static int is_idle(const struct tn_engine *engine)
 static int is_silent(const struct tu_ring *ring)
 {
     return *ring->cq_head == *ring->cq_tail && !(*ring->sq_flags & (TU_SQ_CQ_OVERFLOW | TU_SQ_TASKRUN));
-}
-
-static int needs_python(const struct tn_engine *engine)
-{
-    return !engine->queue->sqes || !tn_is_empty(engine->cancels) || !tn_is_empty(engine->cancels_again) ||
-           !tn_is_empty(engine->cancelled_chains) || !tn_is_empty(engine->stash);
 }
 
 static PyObject *get_events(PyObject *self, PyObject *timeout)
