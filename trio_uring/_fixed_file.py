@@ -94,7 +94,11 @@ class FixedFile(Handle):
 
         The buffer is locked meanwhile, and may be written to even if this raises.
         """
-        return await self._transfer(_READ, buffer, writable(buffer), _offset(offset))
+        reading = self._begin_readinto(buffer, offset)
+        if reading is None:
+            reading = self._transfer(_READ, buffer, writable(buffer), _offset(offset))
+        count: int = await reading
+        return count
 
     @enable_ki_protection
     async def write_at(self, data: ReadableBuffer, offset: int) -> int:

@@ -45,6 +45,11 @@ _NO_SIGNAL = int(stdlib_socket.MSG_NOSIGNAL)
 _SHARED_BYTES_MAX = 1 << 30
 
 
+def _pinned(data: ReadableBuffer) -> bytes | PinnedBuffer:
+    """What does not change its size between two sends."""
+    return data if isinstance(data, (bytes, PinnedBuffer)) else PinnedBuffer(data)
+
+
 class FixedSocket(SocketReceive):
     """A socket in the ring's table; from `socket_direct`, `accept_direct` or `register`.
 
@@ -143,7 +148,7 @@ class FixedSocket(SocketReceive):
                 self._receive_failed(exc)
         finally:
             self._sending = self._receiving = False
-        return await self._exchange_rest(bytes(data), sent, bufsize)  # it is bytes, if it began
+        return await self._exchange_rest(_pinned(data), sent, bufsize)
 
     async def _exchange_anyhow(self, data: ReadableBuffer, bufsize: int) -> bytes:
         """`exchange`, where something is unusual."""
@@ -162,7 +167,7 @@ class FixedSocket(SocketReceive):
             self._start_sending()  # raises
         if self._receiving or self._receive_lost is not None:
             self._start_receiving()
-        pin = data if isinstance(data, (bytes, PinnedBuffer)) else PinnedBuffer(data)
+        pin = _pinned(data)
         if not len(pin):
             return await self.recv(bufsize)
         lent, address, nbytes = readable(pin)
@@ -224,7 +229,7 @@ class FixedSocket(SocketReceive):
         try:
             sent: int | None = await sending
             if sent is not None:
-                await self._send_from(bytes(data), sent)  # it is bytes, if it began
+                await self._send_from(_pinned(data), sent)
         except OSError as exc:
             self._send_failed(exc)
         finally:
@@ -232,8 +237,7 @@ class FixedSocket(SocketReceive):
 
     async def _send_anyhow(self, data: ReadableBuffer) -> None:
         """`send_all`, where something is unusual."""
-        if not isinstance(data, bytes) and not isinstance(data, PinnedBuffer):
-            data = PinnedBuffer(data)  # it must not change its size between two sends
+        data = _pinned(data)
         self._start_sending()
         try:
             if len(data):

@@ -124,6 +124,21 @@ class SocketReceive(SocketSetup):
     @enable_ki_protection
     async def recv_into(self, buffer: WritableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receives into ``buffer``, up to ``nbytes`` bytes of it (0: all); returns how many."""
+        receiving = None if nbytes or flags else self._begin_receive_into(buffer)
+        if receiving is None:
+            return await self._recv_into_anyhow(buffer, nbytes, flags)
+        try:
+            count: int = await receiving
+            if not count and self._send_lost is not None:
+                self._at_end()
+            return count
+        except OSError as exc:
+            self._receive_failed(exc)
+        finally:
+            self._receiving = False
+
+    async def _recv_into_anyhow(self, buffer: WritableBuffer, nbytes: int, flags: int) -> int:
+        """`recv_into`, where something is unusual."""
         pin, address, size = writable(buffer)
         size = min(_length(nbytes) or size, size)
         self._start_receiving()

@@ -77,6 +77,7 @@ def _nop_row(tasks: int) -> Row:
             Variant(LIMIT, "limit", ("nop", tasks)),
             *_both_drivers("variants_nop:trio_uring_nop", tasks),
             _python("trio_uring as on a file", "variants_nop:trio_uring_nop", tasks, 1),
+            _python("trio_uring by prep_nop", "variants_nop:trio_uring_prep_nop", tasks),
             _python("Trio checkpoint()", "variants_nop:trio_checkpoint", tasks),
             _python("asyncio sleep(0)", "variants_nop:asyncio_sleep", tasks),
             _python("uvloop sleep(0)", "variants_nop:uvloop_sleep", tasks, needs="uvloop"),

@@ -17,6 +17,23 @@
 #include <Python.h>
 #include <structmember.h>
 
+#if defined(Py_LIMITED_API) && Py_LIMITED_API < 0x030B0000
+/* In the limited API since 3.11; it was the same in 3.10. */
+typedef struct {
+    void *buf;
+    PyObject *obj;
+    Py_ssize_t len, itemsize;
+    int readonly, ndim;
+    char *format;
+    Py_ssize_t *shape, *strides, *suboffsets;
+    void *internal;
+} Py_buffer;
+#define PyBUF_SIMPLE 0
+#define PyBUF_WRITABLE 1
+extern int PyObject_GetBuffer(PyObject *object, Py_buffer *view, int flags);
+extern void PyBuffer_Release(Py_buffer *view);
+#endif
+
 #include "../abi.h"
 #include "../core.h"
 
@@ -85,10 +102,13 @@ struct tn_operation {
     PyObject_HEAD
     struct tn_engine *engine;
     PyObject *task, *file, *pins, *raise_cancel, *sent, *abort, *message;
-    char *block;            /* KERNEL OWNS it until the final CQE */
+    /* KERNEL OWNS what these keep, and `pins`, until the final CQE. */
+    char *block;
+    Py_buffer view;
     uint64_t user_data;
     int64_t res;
     uint32_t index, position, flags;
+    uint32_t nbytes;        /* to be sent */
     char closing, bounded;
     uint8_t kind, state;
 };

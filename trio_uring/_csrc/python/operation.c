@@ -36,7 +36,9 @@ void tn_recycle(struct tn_operation *operation)
 {
     struct tn_engine *engine = operation->engine;
     PyObject *garbage[6];
+    Py_buffer view = operation->view;
     int count = 0;
+    operation->view.obj = NULL;
     if (!tn_is_none(operation->sent)) {
         swap_out(&engine->sent, garbage, &count);
         engine->sent = operation->sent;
@@ -58,6 +60,8 @@ void tn_recycle(struct tn_operation *operation)
     operation->state = TN_IDLE;
     operation->user_data = (operation->user_data + TN_GENERATION) & TN_USER_DATA_MASK;
     keep(engine, operation);
+    if (view.obj)
+        PyBuffer_Release(&view);
     while (count)
         Py_DECREF(garbage[--count]);
 }
@@ -116,9 +120,8 @@ PyObject *tn_outcome(struct tn_operation *operation)
     } else if (kind == TN_RECEIVED) {
         kept = tn_new_ref(operation->file);
         Py_CLEAR(operation->sent);
-    } else if (kind == TN_SENT) {
-        kept = tn_new_ref(operation->pins);
     }
+    uint32_t nbytes = operation->nbytes;
     tn_recycle(operation);
     switch (kind) {
     case TN_READ:
@@ -127,8 +130,7 @@ PyObject *tn_outcome(struct tn_operation *operation)
         outcome = received(kept, flags, (Py_ssize_t)res);
         break;
     case TN_SENT:
-        outcome = res == PyBytes_Size(kept) ? tn_new_ref(Py_None) : PyLong_FromLongLong(res);
-        break;
+        return res == nbytes ? tn_new_ref(Py_None) : PyLong_FromLongLong(res);
     default:
         return PyLong_FromLongLong(res);
     }
@@ -228,6 +230,7 @@ static int operation_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(operation->task);
     Py_VISIT(operation->file);
     Py_VISIT(operation->pins);
+    Py_VISIT(operation->view.obj);
     Py_VISIT(operation->raise_cancel);
     Py_VISIT(operation->sent);
     Py_VISIT(operation->abort);
@@ -242,6 +245,8 @@ static int operation_clear(PyObject *self)
     Py_CLEAR(operation->task);
     Py_CLEAR(operation->file);
     Py_CLEAR(operation->pins);
+    if (operation->view.obj)
+        PyBuffer_Release(&operation->view);
     Py_CLEAR(operation->raise_cancel);
     Py_CLEAR(operation->sent);
     Py_CLEAR(operation->abort);

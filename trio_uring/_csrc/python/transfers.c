@@ -81,34 +81,101 @@ static PyObject *begin_read(PyObject *self, PyObject *const *args, Py_ssize_t na
     return tn_awaitable(operation, TN_READ, 1);
 }
 
+/* Memory of the caller's, for as long as the operation needs it. */
+struct lent {
+    PyObject *pins;     /* `bytes` need no more */
+    Py_buffer view;
+    char *start;
+    uint32_t nbytes;
+};
+
+static void take_back(struct lent *lent)
+{
+    if (lent->pins)
+        Py_DECREF(lent->pins);
+    else
+        PyBuffer_Release(&lent->view);
+}
+
+/* 0: it is not to be had so, or of another size. Can run any code. */
+static int lend(PyObject *object, int flags, long long min, struct lent *lent)
+{
+    Py_ssize_t nbytes;
+    *lent = (struct lent){0};
+    if (flags == PyBUF_SIMPLE && PyBytes_CheckExact(object)) {
+        lent->pins = tn_new_ref(object);
+        lent->start = PyBytes_AsString(object);
+        nbytes = PyBytes_Size(object);
+    } else if (PyObject_GetBuffer(object, &lent->view, flags)) {
+        PyErr_Clear(); /* Python says it better */
+        return 0;
+    } else {
+        lent->start = lent->view.buf;
+        nbytes = lent->view.len;
+    }
+    if (nbytes >= min && nbytes <= BYTES_MAX) {
+        lent->nbytes = (uint32_t)nbytes;
+        return 1;
+    }
+    take_back(lent);
+    return 0;
+}
+
+/* KERNEL OWNS the memory until the final CQE */
+static void keep(struct tn_operation *operation, const struct lent *lent)
+{
+    operation->pins = lent->pins;
+    operation->view = lent->view;
+    operation->nbytes = lent->nbytes;
+}
+
+static PyObject *begin_transfer(PyObject *self, PyObject *const *args, Py_ssize_t nargs, int opcode)
+{
+    long long offset;
+    struct lent lent;
+    if (nargs != 2 || !number(args[1], 0, INT64_MAX, &offset) ||
+        !lend(args[0], opcode == OP_READ ? PyBUF_WRITABLE : PyBUF_SIMPLE, 0, &lent))
+        Py_RETURN_NONE;
+    struct tn_engine *engine = engine_of(self);
+    struct tn_operation *operation = !engine ? NULL : begin(self, engine, (struct tu_sqe){
+        .opcode = (uint8_t)opcode, .off = (uint64_t)offset, .addr = (uintptr_t)lent.start,
+        .len = lent.nbytes});
+    if (!operation) {
+        take_back(&lent);
+        if (engine)
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    keep(operation, &lent);
+    return tn_awaitable(operation, TN_NUMBER, 1);
+}
+
+static PyObject *begin_readinto(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    return begin_transfer(self, args, nargs, OP_READ);
+}
+
 static PyObject *begin_write(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct tn_engine *engine = engine_of(self);
-    long long offset;
-    if (!engine || nargs != 2 || !PyBytes_CheckExact(args[0]) || PyBytes_Size(args[0]) > BYTES_MAX ||
-        !number(args[1], 0, INT64_MAX, &offset))
-        Py_RETURN_NONE;
-    struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
-        .opcode = OP_WRITE, .off = (uint64_t)offset, .addr = (uintptr_t)PyBytes_AsString(args[0]),
-        .len = (uint32_t)PyBytes_Size(args[0])});
-    if (!operation)
-        return NULL;
-    operation->pins = tn_new_ref(args[0]);
-    return tn_awaitable(operation, TN_NUMBER, 1);
+    return begin_transfer(self, args, nargs, OP_WRITE);
 }
 
 /* -- sockets -------------------------------------------------------------------------------------- */
 
-static int can_receive(const struct tn_handle *socket, const struct tn_engine *engine)
+static int can_receive(const struct tn_handle *socket)
 {
-    return socket->may_share && !socket->receiving && !tn_is_none(engine->buffers) &&
-           tn_is_none(socket->receive_lost) && (!socket->received || !PyList_Size(socket->received));
+    return !socket->receiving && tn_is_none(socket->receive_lost) &&
+           (!socket->received || !PyList_Size(socket->received));
 }
 
-static int can_send(const struct tn_handle *socket, PyObject *data)
+static int can_share(const struct tn_handle *socket, const struct tn_engine *engine)
 {
-    return !socket->sending && tn_is_none(socket->send_lost) && PyBytes_CheckExact(data) &&
-           PyBytes_Size(data) > 0 && PyBytes_Size(data) <= BYTES_MAX;
+    return socket->may_share && !tn_is_none(engine->buffers) && can_receive(socket);
+}
+
+static int can_send(const struct tn_handle *socket)
+{
+    return !socket->sending && tn_is_none(socket->send_lost);
 }
 
 /* Into a buffer that is chosen when data are there: an idle connection lends nothing. */
@@ -117,7 +184,7 @@ static PyObject *begin_receive(PyObject *self, PyObject *bufsize)
     struct tn_engine *engine = engine_of(self);
     struct tn_handle *socket = (struct tn_handle *)self;
     long long nbytes;
-    if (!engine || !can_receive(socket, engine) || !number(bufsize, 1, SHARED_BYTES_MAX - 1, &nbytes))
+    if (!engine || !can_share(socket, engine) || !number(bufsize, 1, SHARED_BYTES_MAX - 1, &nbytes))
         Py_RETURN_NONE;
     struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
         .opcode = OP_RECV, .flags = F_BUFFER_SELECT, .len = (uint32_t)nbytes});
@@ -127,48 +194,94 @@ static PyObject *begin_receive(PyObject *self, PyObject *bufsize)
     return tn_awaitable(operation, TN_RECEIVED, 0);
 }
 
+/* Into a buffer of the caller's: all of it. */
+static PyObject *begin_receive_into(PyObject *self, PyObject *buffer)
+{
+    struct tn_handle *socket = (struct tn_handle *)self;
+    struct lent lent;
+    if (!lend(buffer, PyBUF_WRITABLE, 1, &lent))
+        Py_RETURN_NONE;
+    struct tn_engine *engine = can_receive(socket) ? engine_of(self) : NULL;
+    struct tn_operation *operation = !engine ? NULL : begin(self, engine, (struct tu_sqe){
+        .opcode = OP_RECV, .addr = (uintptr_t)lent.start, .len = lent.nbytes});
+    if (!operation) {
+        take_back(&lent);
+        if (engine)
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    keep(operation, &lent);
+    socket->receiving = 1;
+    return tn_awaitable(operation, TN_NUMBER, 0);
+}
+
 /* The task gets None, or how many bytes if that is not all. */
 static PyObject *begin_send(PyObject *self, PyObject *data)
 {
-    struct tn_engine *engine = engine_of(self);
     struct tn_handle *socket = (struct tn_handle *)self;
-    if (!engine || !can_send(socket, data))
+    struct lent lent;
+    if (!lend(data, PyBUF_SIMPLE, 1, &lent))
         Py_RETURN_NONE;
-    struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
-        .opcode = OP_SEND, .addr = (uintptr_t)PyBytes_AsString(data),
-        .len = (uint32_t)PyBytes_Size(data), .op_flags = MSG_NOSIGNAL});
-    if (!operation)
-        return NULL;
-    operation->pins = tn_new_ref(data);
+    struct tn_engine *engine = can_send(socket) ? engine_of(self) : NULL;
+    struct tn_operation *operation = !engine ? NULL : begin(self, engine, (struct tu_sqe){
+        .opcode = OP_SEND, .addr = (uintptr_t)lent.start, .len = lent.nbytes,
+        .op_flags = MSG_NOSIGNAL});
+    if (!operation) {
+        take_back(&lent);
+        if (engine)
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    keep(operation, &lent);
     socket->sending = 1;
     return tn_awaitable(operation, TN_SENT, 1);
 }
 
 /* A send, and linked behind it a receive. If not all is sent the receive ends with ECANCELED. */
-static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+static struct tn_operation *exchange(PyObject *self, struct tn_engine *engine,
+                                     const struct lent *lent, uint32_t bufsize)
 {
-    struct tn_engine *engine = engine_of(self);
     struct tn_handle *socket = (struct tn_handle *)self;
-    long long nbytes;
-    if (!engine || nargs != 2 || !can_send(socket, args[0]) || !can_receive(socket, engine) ||
-        !number(args[1], 1, SHARED_BYTES_MAX - 1, &nbytes))
-        Py_RETURN_NONE;
     struct tn_queue *queue = engine->queue;
-    /* With nobody else to run the send ends at once anyway. Linked entries must be submitted together. */
-    if (engine->prompt_left || queue->limit - queue->tail < 2)
-        Py_RETURN_NONE;
+    PyObject *sent = PyLong_FromLong(-1);
+    if (!sent)
+        return NULL;
     queue->tail++; /* a NOP, until the record is there */
     struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
-        .opcode = OP_RECV, .flags = F_BUFFER_SELECT, .len = (uint32_t)nbytes});
-    if (!operation)
+        .opcode = OP_RECV, .flags = F_BUFFER_SELECT, .len = bufsize});
+    if (!operation) {
+        Py_DECREF(sent);
         return NULL;
+    }
     queue->sqes[(operation->position - 1) & queue->mask] = (struct tu_sqe){
         .opcode = OP_SEND, .flags = F_IO_LINK | (socket->fixed ? F_FIXED_FILE : 0),
-        .fd = socket->number, .addr = (uintptr_t)PyBytes_AsString(args[0]),
-        .len = (uint32_t)PyBytes_Size(args[0]), .op_flags = MSG_NOSIGNAL | MSG_WAITALL,
-        .user_data = operation->user_data | TN_SEND_BIT};
-    operation->sent = PyLong_FromLong(-1);
-    operation->pins = tn_new_ref(args[0]);
+        .fd = socket->number, .addr = (uintptr_t)lent->start, .len = lent->nbytes,
+        .op_flags = MSG_NOSIGNAL | MSG_WAITALL, .user_data = operation->user_data | TN_SEND_BIT};
+    operation->sent = sent;
+    return operation;
+}
+
+static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct tn_handle *socket = (struct tn_handle *)self;
+    struct lent lent;
+    long long bufsize;
+    if (nargs != 2 || !number(args[1], 1, SHARED_BYTES_MAX - 1, &bufsize) ||
+        !lend(args[0], PyBUF_SIMPLE, 1, &lent))
+        Py_RETURN_NONE;
+    struct tn_engine *engine = engine_of(self);
+    /* With nobody else to run the send ends at once anyway. What is linked is submitted together. */
+    int can = engine && can_send(socket) && can_share(socket, engine) && !engine->prompt_left &&
+              engine->queue->sqes && engine->queue->limit - engine->queue->tail >= 2;
+    struct tn_operation *operation =
+        can ? exchange(self, engine, &lent, (uint32_t)bufsize) : NULL;
+    if (!operation) {
+        take_back(&lent);
+        if (can)
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    keep(operation, &lent);
     socket->sending = socket->receiving = 1;
     return tn_awaitable(operation, TN_RECEIVED, 0);
 }
@@ -176,8 +289,10 @@ static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_
 #define FAST(function) (PyCFunction)(void *)function, METH_FASTCALL
 PyMethodDef tn_handle_methods[] = {
     {"_begin_read", FAST(begin_read), PyDoc_STR("(nbytes, offset): bytes, or None.")},
+    {"_begin_readinto", FAST(begin_readinto), PyDoc_STR("(buffer, offset): how many bytes, or None.")},
     {"_begin_write", FAST(begin_write), PyDoc_STR("(data, offset): how many bytes, or None.")},
     {"_begin_receive", begin_receive, METH_O, PyDoc_STR("(bufsize): bytes, or None.")},
+    {"_begin_receive_into", begin_receive_into, METH_O, PyDoc_STR("(buffer): how many bytes, or None.")},
     {"_begin_send", begin_send, METH_O, PyDoc_STR("(data): None or how many bytes; or None.")},
     {"_begin_exchange", FAST(begin_exchange), PyDoc_STR("(data, bufsize): bytes, or None.")},
     {NULL},
