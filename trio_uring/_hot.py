@@ -109,7 +109,8 @@ class HotEngine(Engine):
     __slots__ = ()
 
     def __init__(self, options: RingOptions, driver: Driver, ring: EngineRing, runner: Any) -> None:
-        self._context = _context
+        # Of this thread: the dictionary that the attributes of this `threading.local` are in.
+        self._context = vars(_context)
         self._runner = runner
         super().__init__(options, driver, ring)
 

@@ -25,25 +25,14 @@ static PyObject *current_task(struct tn_engine *engine)
 {
     if (!engine->runner)
         return publicly_current_task(engine);
-    PyObject *task = PyObject_GetAttr(engine->context, tn_str_task);
-    if (!task) {
-        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            PyErr_Clear();
-            PyErr_SetString(PyExc_RuntimeError, "must be called from async context");
-        }
-        return NULL;
-    }
-    PyObject *runner = PyObject_GetAttr(task, tn_str__runner);
-    if (runner == engine->runner) {
-        Py_DECREF(runner);
-        return task;
-    }
-    if (runner) {
-        PyErr_SetString(PyExc_RuntimeError, "this handle belongs to another Trio run");
-        Py_DECREF(runner);
-    }
-    Py_DECREF(task);
-    return NULL;
+    PyObject *task = NULL;
+    if (PyThread_get_thread_ident() == engine->thread)
+        task = PyDict_GetItemWithError(engine->context, tn_str_task);
+    PyObject *runner = task ? PyObject_GetAttr(task, tn_str__runner) : NULL;
+    Py_XDECREF(runner);
+    if (runner && runner == engine->runner)
+        return tn_new_ref(task);
+    return PyErr_Occurred() ? NULL : tn_call_method(engine, tn_str_current_task); /* raises why not */
 }
 
 static struct tn_operation *free_record(struct tn_engine *engine)
@@ -273,6 +262,7 @@ static PyObject *attach(PyObject *self, PyObject *args)
     PyObject *old = (PyObject *)engine->queue;
     engine->queue = tn_new_ref(queue);
     Py_XDECREF(old);
+    engine->thread = PyThread_get_thread_ident();
     PyMem_Free(engine->cqes);
     engine->cqes = PyMem_Calloc(engine->cqes_max, sizeof(*engine->cqes));
     if (!engine->cqes)

@@ -81,6 +81,7 @@ struct tn_queue {
 struct tn_engine {
     PyObject_HEAD
     struct tn_queue *queue;
+    unsigned long thread;           /* of the run */
     PyObject *context, *runner;     /* Trio's; NULL: with public names only, which are the next */
     PyObject *current_task, *current_token, *sleep, *reschedule, *token, *failure;
     PyObject *records, *buffers, *options;
