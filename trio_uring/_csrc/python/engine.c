@@ -197,24 +197,31 @@ static int count_up(PyObject *object, PyObject *name)
     return rc;
 }
 
-int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation)
+static int hand_over(struct tn_engine *engine)
 {
-    struct tn_queue *queue = engine->queue;
-    PyObject *task = operation->task;
-    int may = engine->prompt_left > 0 && engine->runner && queue->sqes ? may_finish_now(engine, task) : 0;
-    if (may <= 0)
-        return may;
-    engine->prompt_left--;
     if (!tn_is_empty(engine->cancels)) {
         PyObject *done = tn_call_method(engine, tn_str__hand_over_quietly);
         int rc = done ? PyObject_IsTrue(done) : -1;
         Py_XDECREF(done);
-        if (rc <= 0) {
-            engine->prompt_left = 0; /* the next pass tries again, and tells */
-            return rc;
-        }
-    } else if (tn_buffers_are_back(engine)) {
+        return rc;
+    }
+    if (tn_buffers_are_back(engine))
         tn_give_back((struct tn_buffers *)engine->buffers);
+    return 1;
+}
+
+int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation)
+{
+    struct tn_queue *queue = engine->queue;
+    PyObject *task = operation->task;
+    if (engine->prompt_left <= 0 || !engine->runner || !queue->sqes)
+        return 0;
+    engine->prompt_left--;
+    /* An error changes nothing: the next pass tries again, and tells. */
+    if (may_finish_now(engine, task) <= 0 || hand_over(engine) <= 0) {
+        PyErr_Clear();
+        engine->prompt_left = 0;
+        return 0;
     }
     int64_t res;
     uint32_t tail = queue->tail;
@@ -233,9 +240,7 @@ int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation)
     operation->task = NULL;
     int rc = tn_is_none(operation->file) ? 0 : tn_operation_ended(operation->file);
     if (!rc)
-        rc = count_up(task, tn_str__cancel_points);
-    if (!rc)
-        rc = count_up(task, tn_str__schedule_points);
+        rc = count_up(task, tn_str__cancel_points) || count_up(task, tn_str__schedule_points);
     Py_DECREF(task);
     return rc ? -1 : 1;
 }

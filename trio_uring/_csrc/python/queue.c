@@ -4,6 +4,8 @@
  */
 #include "native.h"
 
+static PyTypeObject *queue_type;
+
 static PyObject *attach(PyObject *self, PyObject *args)
 {
     struct tn_queue *queue = (struct tn_queue *)self;
@@ -69,6 +71,10 @@ static uint32_t *forwarded(PyObject *self, PyObject *ring)
     if (!queue)
         return NULL;
     uint32_t *place = (uint32_t *)((char *)queue + ((struct forward *)self)->offset);
+    if (!PyObject_TypeCheck(queue, queue_type)) {
+        PyErr_SetString(PyExc_TypeError, "_queue must be a Queue");
+        place = NULL;
+    }
     Py_DECREF(queue); /* the ring keeps it */
     return place;
 }
@@ -126,5 +132,6 @@ static PyType_Spec forward_spec = {
 
 int tn_add_queue(PyObject *module)
 {
-    return tn_make_type(module, &queue_spec) && tn_make_type(module, &forward_spec) ? 0 : -1;
+    queue_type = (PyTypeObject *)tn_make_type(module, &queue_spec);
+    return queue_type && tn_make_type(module, &forward_spec) ? 0 : -1;
 }

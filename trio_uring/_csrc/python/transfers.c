@@ -33,8 +33,10 @@ static int number(PyObject *object, long long min, long long max, long long *val
 static struct tn_engine *engine_of(PyObject *self)
 {
     struct tn_handle *handle = (struct tn_handle *)self;
+    if (handle->slot < 0 || !PyObject_TypeCheck(handle->engine, tn_engine_type))
+        return NULL;
     struct tn_engine *engine = (struct tn_engine *)handle->engine;
-    return handle->slot < 0 || engine->clock_jumps ? NULL : engine;
+    return engine->clock_jumps ? NULL : engine;
 }
 
 static struct tn_operation *begin(PyObject *self, struct tn_engine *engine, struct tu_sqe entry)

@@ -104,24 +104,33 @@ static int hand_on(struct tn_engine *engine, PyObject *record, const struct tu_c
     return none ? 0 : -1;
 }
 
-static int hand_out_one(struct tn_engine *engine, const struct tu_cqe *cqe, PyObject *append)
+/* A task waits for it, and it has a result and no more to come. */
+static int is_plain(PyObject *record, const struct tu_cqe *cqe)
 {
-    PyObject *record = PyList_GetItem(engine->records, (Py_ssize_t)(cqe->user_data & TN_INDEX_MASK));
-    if (!record)
-        return -1;
-    struct tn_operation *operation = (struct tn_operation *)record;
-    if (!append || !PyObject_TypeCheck(record, tn_operation_type) || operation->user_data != cqe->user_data ||
-        tn_is_none(operation->task) || cqe->res < 0 || cqe->flags & TN_F_MORE) {
-        Py_INCREF(record);
-        int rc = hand_on(engine, record, cqe);
-        Py_DECREF(record);
-        return rc;
-    }
+    const struct tn_operation *operation = (const struct tn_operation *)record;
+    return PyObject_TypeCheck(record, tn_operation_type) && operation->user_data == cqe->user_data &&
+           !tn_is_none(operation->task) && cqe->res >= 0 && !(cqe->flags & TN_F_MORE);
+}
+
+static int end(struct tn_operation *operation, const struct tu_cqe *cqe, PyObject *append)
+{
     operation->res = cqe->res;
     operation->flags = cqe->flags;
     if (!tn_is_none(operation->file) && tn_operation_ended(operation->file))
         return -1;
     return wake(operation, append);
+}
+
+static int hand_out_one(struct tn_engine *engine, const struct tu_cqe *cqe, PyObject *append)
+{
+    PyObject *record = PyList_GetItem(engine->records, (Py_ssize_t)(cqe->user_data & TN_INDEX_MASK));
+    if (!record)
+        return -1;
+    Py_INCREF(record);
+    int rc = append && is_plain(record, cqe) ? end((struct tn_operation *)record, cqe, append)
+                                             : hand_on(engine, record, cqe);
+    Py_DECREF(record);
+    return rc;
 }
 
 /* Finishing in place is best for one task, and keeps many from being served together. */
