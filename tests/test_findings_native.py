@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""What an attack on the hot path in C brought to light."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import trio
+from engine_help import WAIT_S, Asleep, engine, passes, run_python, socket_pair
+from run_modes import MODE, guest_run
+
+import trio_uring
+from trio_uring._hot import HotEngine
+from trio_uring.testing import TINY_RING, adopt_ring, requires_direct_descriptors
+
+pytestmark = requires_direct_descriptors()
+
+adopted = pytest.mark.skipif(MODE == "hosted", reason="what the adopted driver does")
+
+
+async def busy() -> None:
+    """Keeps the loop from sleeping, and others from being alone."""
+    while True:
+        await trio.lowlevel.checkpoint()
+
+
+async def share_buffers(ours: trio_uring.FixedSocket, theirs: Any) -> None:
+    """Makes the shared buffers, without which C begins no receive."""
+    theirs.send(b"x")
+    assert await ours.recv(1) == b"x"
+
+
+# -- what is taken out to make room for the poll of the epoll descriptor ---------------------------
+
+
+async def test_what_is_taken_out_to_make_room_for_the_poll_is_not_slept_through() -> None:
+    """Readiness has just come, so that the poll must be armed; and the queue is full."""
+    adopt_ring(TINY_RING)
+    fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(TINY_RING.sq_entries)]
+    try:
+        async with await trio_uring.open_direct("/dev/zero") as file:
+
+            async def read_when_ready(fd: int) -> None:
+                await trio.lowlevel.wait_readable(fd)
+                assert await file.read_at(1, 0) == b"\0"
+
+            with trio.move_on_after(WAIT_S) as scope:
+                async with trio.open_nursery() as nursery:
+                    for fd in fds:
+                        nursery.start_soon(read_when_ready, fd)
+                    await trio.testing.wait_all_tasks_blocked()
+                    for fd in fds:
+                        os.eventfd_write(fd, 1)
+            assert not scope.cancel_called
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+@adopted
+async def test_what_is_taken_out_to_make_room_for_the_poll_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An exchange whose receive ended before its send would not know what was sent."""
+    adopt_ring(TINY_RING)
+    ready = os.eventfd(1, os.EFD_NONBLOCK)
+    take_out = HotEngine._take_out
+    try:
+        async with socket_pair() as (ours, theirs):
+            await share_buffers(ours, theirs)
+
+            def take_out_and_reply(engine: HotEngine) -> None:
+                take_out(engine)
+                with suppress(BlockingIOError):
+                    if theirs.recv(10) == b"request":
+                        theirs.send(b"reply")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(busy)
+                await trio.lowlevel.wait_readable(ready)  # now the poll has fired
+                monkeypatch.setattr(HotEngine, "_take_out", take_out_and_reply)
+                with trio.fail_after(WAIT_S):
+                    assert await ours.exchange(b"request", 10) == b"reply"
+                await passes(3)
+                assert trio_uring.current_statistics().late_completions == 0
+                nursery.cancel_scope.cancel()
+    finally:
+        os.close(ready)
+
+
+# -- exchanges -------------------------------------------------------------------------------------
+
+
+@adopted
+def test_a_cancel_in_the_middle_of_an_exchange_loses_no_send(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A guest run submits it at once; here it comes from what Python runs to make a record."""
+
+    async def main() -> None:
+        async with socket_pair() as (ours, theirs), socket_pair() as (idle, _):
+            await share_buffers(ours, theirs)
+            theirs.send(b"reply")
+            scope = trio.CancelScope()
+
+            async def receive() -> None:
+                with scope:
+                    await idle.recv(10)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                for _ in range(2):
+                    nursery.start_soon(busy)
+                await passes(3)
+                new_record = HotEngine._new_record
+
+                def cancel_and_make(self: HotEngine) -> Any:
+                    scope.cancel()
+                    return new_record(self)
+
+                here = engine()
+                taken = [here.begin_record(None) for _ in range(here._pool_count)]
+                monkeypatch.setattr(HotEngine, "_new_record", cancel_and_make)
+                with trio.fail_after(WAIT_S):
+                    assert await ours.exchange(b"request", 10) == b"reply"
+                assert theirs.recv(10) == b"request"
+                for record in taken:
+                    here.discarded(record, ValueError())
+                nursery.cancel_scope.cancel()
+            assert scope.cancelled_caught
+
+    guest_run(main)
+
+
+async def test_an_exchange_in_another_run_leaves_no_entry() -> None:
+    """It is refused before anything has changed."""
+    async with socket_pair() as (ours, theirs), trio.open_nursery() as nursery:
+        await share_buffers(ours, theirs)
+        nursery.start_soon(ours.recv, 1)
+        for _ in range(2):
+            nursery.start_soon(busy)
+        await passes(3)
+        queue = engine().ring._queue
+        refused: list[bool] = []
+
+        async def exchange() -> None:
+            with pytest.raises(RuntimeError, match="another Trio run"):
+                await theirs_too.exchange(b"x", 1)
+            refused.append(True)
+
+        async with socket_pair() as (theirs_too, other):
+            await share_buffers(theirs_too, other)
+            await passes(3)
+            tail = queue.tail
+            thread = threading.Thread(target=trio.run, args=(exchange,))
+            thread.start()
+            thread.join()
+            assert refused == [True]
+            assert queue.tail == tail
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="None is not counted")
+async def test_an_exchange_that_was_taken_back_keeps_no_reference() -> None:
+    """Cancelled before it was submitted, its record is used again."""
+    async with socket_pair() as (ours, theirs), trio.open_nursery() as nursery:
+        await share_buffers(ours, theirs)
+        for _ in range(2):
+            nursery.start_soon(busy)
+        await passes(3)
+
+        async def exchange(count: int) -> None:
+            for _ in range(count):
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await ours.exchange(b"x", 1)
+
+        await exchange(10)
+        gc.collect()
+        before = sys.getrefcount(None)
+        await exchange(1000)
+        gc.collect()
+        assert sys.getrefcount(None) - before < 500
+        nursery.cancel_scope.cancel()
+
+
+# -- passes ----------------------------------------------------------------------------------------
+
+
+def sleeps_in_enter() -> bool:
+    """The main thread is in io_uring_enter(2)."""
+    with open(f"/proc/self/task/{os.getpid()}/syscall") as file:
+        return file.read().startswith("426 ")
+
+
+@pytest.mark.skipif(not os.access("/proc/self/syscall", os.R_OK), reason="no /proc/self/syscall")
+@pytest.mark.skipif(MODE in ("hosted", "guest"), reason="the loop waits in epoll, or a host")
+async def test_a_signal_is_handled_at_once_though_the_wait_had_submitted_something() -> None:
+    """The kernel hides EINTR then; and nobody said that a signal shall write to Trio's socket."""
+    handled, asleep = threading.Event(), Asleep()
+    scope, in_time = trio.CancelScope(), []
+    token = trio.lowlevel.current_trio_token()
+
+    def kill() -> None:
+        asleep.event.wait(WAIT_S)
+        until = time.monotonic() + WAIT_S
+        while not sleeps_in_enter() and time.monotonic() < until:
+            time.sleep(0)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        in_time.append(handled.wait(WAIT_S))
+        token.run_sync_soon(scope.cancel)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
+    wakeup = signal.set_wakeup_fd(-1)
+    killer = threading.Thread(target=kill)
+    try:
+        async with socket_pair() as (sock, _):
+            await passes(2)
+            killer.start()
+            trio.lowlevel.add_instrument(asleep)
+            with scope:
+                await sock.poll(select.POLLPRI)
+            trio.lowlevel.remove_instrument(asleep)
+        assert in_time == [True]
+    finally:
+        killer.join()
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_passes_are_counted_no_further_than_anybody_looks() -> None:
+    """The counts are ints of C: to overflow is a warning, and an error where warnings are."""
+
+    async def main() -> None:
+        async with await trio_uring.open_direct("/dev/zero") as file:
+            here = engine()
+            here._passes_alone = 2**31 - 1
+            await passes(2)
+            assert await file.poll(select.POLLIN)
+            assert here._passes_alone >= 0
+
+    guest_run(main)
+
+
+# -- arguments, and the end ------------------------------------------------------------------------
+
+
+class Number:
+    """An integer that is no `int`, as NumPy's are."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def __index__(self) -> int:
+        return self._value
+
+    def __bool__(self) -> bool:
+        return self._value != 0
+
+    def __lt__(self, other: int) -> bool:
+        return self._value < other
+
+    def __gt__(self, other: int) -> bool:
+        return self._value > other
+
+    def __le__(self, other: int) -> bool:
+        return self._value <= other
+
+    def __ge__(self, other: int) -> bool:
+        return self._value >= other
+
+
+async def test_numbers_may_be_what_has_an_index() -> None:
+    """As everywhere in the standard library."""
+    number: Any = Number
+    async with await trio_uring.open_direct("/dev/zero") as file:
+        assert await file.read_at(number(3), number(0)) == bytes(3)
+        assert await file.read(number(3)) == bytes(3)
+    async with socket_pair() as (ours, theirs):
+        for _ in range(2):  # before and after the shared buffers are made
+            theirs.send(b"data")
+            assert await ours.recv(number(4)) == b"data"
+        theirs.send(b"data")
+        assert await ours.exchange(b"x", number(4)) == b"data"
+
+
+UNCLOSED = """
+import sys, trio, trio_uring, warnings
+warnings.simplefilter("error", ResourceWarning)
+kept = []
+async def main():
+    for _ in range(2):
+        kept.append(await trio_uring.open_direct("/dev/zero"))
+    return "result"
+print(trio.run(main), [file.closed for file in kept])
+"""
+
+
+def test_a_run_ends_with_its_result_though_handles_are_open_and_warnings_are_errors() -> None:
+    """The warning is reported as Python reports the exception of a ``__del__``."""
+    done = run_python(UNCLOSED)
+    assert done.stdout == "result [True, True]\n"
+    assert done.stderr.count("was still open when its run ended") >= 2
