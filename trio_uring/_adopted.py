@@ -165,7 +165,7 @@ class AdoptedDriver(_native.Driver):
                 self._become_guest()
         elif not engine.has_work():
             if engine.is_idle():
-                self._idle_passes += 1
+                self._idle_passes = min(self._idle_passes, IDLE_MAX) + 1
                 if self._idle_passes > IDLE_MAX and not self._is_exact(timeout):
                     self._fall_asleep()
                     return self.get_events(timeout)

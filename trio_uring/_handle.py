@@ -17,7 +17,7 @@ import os
 import sys
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -30,7 +30,7 @@ from ._prep import prep_fixed_fd_install
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType, CoroutineType, TracebackType
+    from types import CodeType, CoroutineType
     from typing import TypeAlias
 
     from typing_extensions import Self
@@ -264,7 +264,7 @@ class Handle(_native.Handle, trio.abc.AsyncResource):
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
         except ResourceWarning as exc:
             # Warnings are errors here: an exception would break Trio in the middle of its end.
-            _report_unraisable(exc, self)
+            _native.write_unraisable(exc, self)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         # May run anywhere, in any thread, at interpreter exit: never touches the ring.
@@ -341,21 +341,6 @@ class _OrdinaryFd:
 
 def _prep_install(sqe: Any, slot: int, user_data: int, sqe_flags: int) -> None:
     prep_fixed_fd_install(sqe, slot, 0, user_data, sqe_flags)
-
-
-def _report_unraisable(exc: BaseException, source: object) -> None:
-    args = (type(exc), exc, exc.__traceback__, "Exception ignored in", source)
-    sys.unraisablehook(_UnraisableHookArgs(*args))  # type: ignore[arg-type]
-
-
-class _UnraisableHookArgs(NamedTuple):
-    """`sys.UnraisableHookArgs` cannot be made by hand."""
-
-    exc_type: type[BaseException]
-    exc_value: BaseException
-    exc_traceback: TracebackType | None
-    err_msg: str
-    object: object
 
 
 def _caller() -> Place:

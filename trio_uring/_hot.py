@@ -181,7 +181,7 @@ class HotEngine(Engine):
         if runnable > 1:
             self._passes_alone = self._prompt_left = 0
         else:
-            self._passes_alone += 1
+            self._passes_alone = min(self._passes_alone, ALONE_MIN) + 1
             self._prompt_left = PROMPT_MAX if self._passes_alone > ALONE_MIN else 0
 
     def dispatch(self, cqes: Sequence[tuple[int, int, int]]) -> None:

@@ -42,37 +42,52 @@ static struct tn_operation *free_record(struct tn_engine *engine)
     return (struct tn_operation *)tn_call_method(engine, tn_str__new_record);
 }
 
+/* An operation that has begun, and whose SQE is none: as if it had not. Keeps the exception. */
+void tn_abandon(struct tn_operation *operation)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *file = tn_is_none(operation->file) ? NULL : tn_new_ref(operation->file);
+    tn_recycle(operation);
+    Py_DECREF(operation);
+    if (file && tn_operation_ended(file))
+        PyErr_WriteUnraisable(file);
+    Py_XDECREF(file);
+    PyErr_Restore(type, value, traceback);
+}
+
+/* Whether there is an entry; else an exception. Python finds out what is wrong. */
+static int has_room(struct tn_engine *engine)
+{
+    struct tn_queue *queue = engine->queue;
+    if (queue->tail == queue->limit && tn_tell(engine, tn_str__make_room))
+        return 0;
+    if (queue->sqes && queue->tail != queue->limit)
+        return 1;
+    PyErr_SetString(PyExc_RuntimeError, "the ring is closed");
+    return 0;
+}
+
+/* What may run other code comes first: that may take entries, too. */
 struct tn_operation *tn_begin(struct tn_engine *engine, PyObject *file, struct tu_sqe **sqe)
 {
     struct tn_queue *queue = engine->queue;
     PyObject *task = current_task(engine);
-    if (!task)
+    struct tn_operation *operation = task ? free_record(engine) : NULL;
+    if (!operation) {
+        Py_XDECREF(task);
         return NULL;
-    struct tn_operation *operation = NULL;
-    /* Python finds out whether there is no room, or no ring. */
-    if (queue->tail == queue->limit && tn_tell(engine, tn_str__make_room))
-        goto failed;
-    operation = free_record(engine);
-    if (!operation)
-        goto failed;
-    if (!queue->sqes || queue->tail == queue->limit) {
-        PyErr_SetString(PyExc_RuntimeError, "the ring is closed");
-        goto failed;
     }
-    if (file && tn_operation_began(file))
-        goto failed;
     operation->task = task;
-    operation->file = file ? tn_new_ref(file) : NULL;
+    if (file && !tn_operation_began(file))
+        operation->file = tn_new_ref(file);
+    if ((file && !operation->file) || !has_room(engine)) {
+        tn_abandon(operation);
+        return NULL;
+    }
     operation->position = queue->tail++;
     *sqe = &queue->sqes[operation->position & queue->mask];
     return operation;
-failed:
-    Py_DECREF(task);
-    if (operation) {
-        tn_recycle(operation);
-        Py_DECREF(operation);
-    }
-    return NULL;
 }
 
 /* begin_record(file) -> operation: its SQE is at operation.position, and is a NOP. */
@@ -134,12 +149,8 @@ static PyObject *write_entry(PyObject *self, PyObject *const *args, Py_ssize_t n
     }
     if (parse_entry(args, &entry) || field(args[8], 0, UINT64_MAX, &user_data))
         return NULL;
-    if (queue->tail == queue->limit && tn_tell(engine, tn_str__make_room))
+    if (!has_room(engine))
         return NULL;
-    if (!queue->sqes || queue->tail == queue->limit) {
-        PyErr_SetString(PyExc_RuntimeError, "the ring is closed");
-        return NULL;
-    }
     entry.user_data = user_data;
     queue->sqes[queue->tail++ & queue->mask] = entry;
     Py_RETURN_NONE;

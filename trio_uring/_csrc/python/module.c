@@ -64,7 +64,7 @@ static PyObject *bind(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyObject *new_bytes(PyObject *Py_UNUSED(module), PyObject *size)
 {
-    Py_ssize_t nbytes = PyLong_AsSsize_t(size);
+    Py_ssize_t nbytes = PyNumber_AsSsize_t(size, PyExc_OverflowError);
     if (nbytes == -1 && PyErr_Occurred())
         return NULL;
     return PyBytes_FromStringAndSize(NULL, nbytes);
@@ -76,11 +76,23 @@ static PyObject *address_of_bytes(PyObject *Py_UNUSED(module), PyObject *data)
     return start ? PyLong_FromUnsignedLongLong((uintptr_t)start) : NULL;
 }
 
+static PyObject *write_unraisable(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *exc, *source;
+    if (!PyArg_ParseTuple(args, "OO", &exc, &source))
+        return NULL;
+    PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+    PyErr_WriteUnraisable(source);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef module_methods[] = {
     {"bind", bind, METH_VARARGS,
      PyDoc_STR("Addresses of tu_try_one, tu_submit_and_copy, tu_buf_ring_give_in_order.")},
     {"new_bytes", new_bytes, METH_O, PyDoc_STR("`bytes` of any content, for the kernel to write to.")},
     {"address_of_bytes", address_of_bytes, METH_O, PyDoc_STR("Where they are; a NUL follows them.")},
+    {"write_unraisable", write_unraisable, METH_VARARGS,
+     PyDoc_STR("(exception, source): to `sys.unraisablehook`.")},
     {NULL},
 };
 

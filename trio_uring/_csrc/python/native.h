@@ -84,7 +84,7 @@ struct tn_engine {
     unsigned long thread;           /* of the run */
     PyObject *context, *runner;     /* Trio's; NULL: with public names only, which are the next */
     PyObject *current_task, *current_token, *sleep, *reschedule, *token, *failure;
-    PyObject *records, *buffers, *options;
+    PyObject *records, *buffers;
     PyObject *cancels, *cancels_again, *cancelled_chains, *stash, *reclaim, *free_indices;
     PyObject *sent;
     struct tn_operation **pool;     /* records that are not in use */
@@ -95,7 +95,7 @@ struct tn_engine {
     uint32_t cqes_max;
     uint32_t flushed;
     int prompt_left, passes_alone;
-    char clock_jumps, closed;
+    char clock_jumps;
     long long completed, overflow_count;
 };
 
@@ -208,6 +208,8 @@ int tn_add_driver(PyObject *module);
 /* A record for an operation of the current task, and its SQE, which the caller fills. `file`: the
  * handle that it names, or NULL. NULL: an exception; nothing has begun. */
 struct tn_operation *tn_begin(struct tn_engine *engine, PyObject *file, struct tu_sqe **sqe);
+/* It has begun, and its SQE is none: as if it had not. Takes over the reference. */
+void tn_abandon(struct tn_operation *operation);
 /* What a method returns for a task to await; takes over the reference. */
 PyObject *tn_awaitable(struct tn_operation *operation, enum tn_kind kind, int prompt);
 /* Submits it out of turn, if nobody else can run. 1: it has completed; 0: not yet; -1: exception. */

@@ -35,7 +35,7 @@ static int keep(struct tn_engine *engine, struct tn_operation *operation)
 void tn_recycle(struct tn_operation *operation)
 {
     struct tn_engine *engine = operation->engine;
-    PyObject *garbage[6];
+    PyObject *garbage[7];
     Py_buffer view = operation->view;
     int count = 0;
     operation->view.obj = NULL;
@@ -44,6 +44,7 @@ void tn_recycle(struct tn_operation *operation)
         engine->sent = operation->sent;
         operation->sent = NULL;
     }
+    swap_out(&operation->sent, garbage, &count);
     swap_out(&operation->task, garbage, &count);
     swap_out(&operation->file, garbage, &count);
     swap_out(&operation->pins, garbage, &count);

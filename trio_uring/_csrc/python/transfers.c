@@ -239,27 +239,30 @@ static PyObject *begin_send(PyObject *self, PyObject *data)
     return tn_awaitable(operation, TN_SENT, 1);
 }
 
-/* A send, and linked behind it a receive. If not all is sent the receive ends with ECANCELED. */
+/* A send, and linked behind it a receive. If not all is sent the receive ends with ECANCELED. NULL
+ * without an exception: there is no room for two. */
 static struct tn_operation *exchange(PyObject *self, struct tn_engine *engine,
                                      const struct lent *lent, uint32_t bufsize)
 {
     struct tn_handle *socket = (struct tn_handle *)self;
     struct tn_queue *queue = engine->queue;
-    PyObject *sent = PyLong_FromLong(-1);
-    if (!sent)
-        return NULL;
-    queue->tail++; /* a NOP, until the record is there */
     struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
-        .opcode = OP_RECV, .flags = F_BUFFER_SELECT, .len = bufsize});
-    if (!operation) {
-        Py_DECREF(sent);
+        .opcode = OP_SEND, .flags = F_IO_LINK, .addr = (uintptr_t)lent->start, .len = lent->nbytes,
+        .op_flags = MSG_NOSIGNAL | MSG_WAITALL});
+    if (!operation)
+        return NULL;
+    struct tu_sqe *send = &queue->sqes[operation->position & queue->mask];
+    if (queue->tail == queue->limit) { /* taken by what ran while the record was made */
+        *send = (struct tu_sqe){0};
+        tn_abandon(operation);
         return NULL;
     }
-    queue->sqes[(operation->position - 1) & queue->mask] = (struct tu_sqe){
-        .opcode = OP_SEND, .flags = F_IO_LINK | (socket->fixed ? F_FIXED_FILE : 0),
-        .fd = socket->number, .addr = (uintptr_t)lent->start, .len = lent->nbytes,
-        .op_flags = MSG_NOSIGNAL | MSG_WAITALL, .user_data = operation->user_data | TN_SEND_BIT};
-    operation->sent = sent;
+    send->user_data |= TN_SEND_BIT;
+    operation->position = queue->tail++;
+    queue->sqes[operation->position & queue->mask] = (struct tu_sqe){
+        .opcode = OP_RECV, .flags = F_BUFFER_SELECT | (socket->fixed ? F_FIXED_FILE : 0),
+        .fd = socket->number, .len = bufsize, .user_data = operation->user_data};
+    operation->sent = PyLong_FromLong(-1); /* one of those that there are always */
     return operation;
 }
 
@@ -279,7 +282,7 @@ static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_
         can ? exchange(self, engine, &lent, (uint32_t)bufsize) : NULL;
     if (!operation) {
         take_back(&lent);
-        if (can)
+        if (PyErr_Occurred())
             return NULL;
         Py_RETURN_NONE;
     }

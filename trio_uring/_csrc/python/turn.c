@@ -61,9 +61,10 @@ static int take_turn(struct tn_engine *engine, int64_t timeout_ns)
         }
         if (count < 0 && !is_temporary(count))
             return refused(engine, count);
-        if (count == -EINTR && PyErr_CheckSignals())
+        /* io_uring_enter hides ETIME and EINTR once it has submitted something: ask for signals anyhow,
+         * and the clock. */
+        if (PyErr_CheckSignals())
             return -1;
-        /* io_uring_enter hides ETIME and EINTR once it has submitted something: ask the clock. */
         if (!timeout_ns || (timeout_ns = deadline - now_ns()) <= 0)
             return 0;
     }
@@ -238,8 +239,13 @@ static PyObject *get_events(PyObject *self, PyObject *timeout)
     } else if (seconds <= 0 && driver->armed == Py_True && is_silent(engine->queue->ring)) {
         return PyLong_FromLong(0);
     }
-    if (driver->armed != Py_True && tn_tell(self, tn_str__arm))
-        return NULL;
+    if (driver->armed != Py_True) {
+        if (tn_tell(self, tn_str__arm))
+            return NULL;
+        /* If there was no room for it, what was taken out is not to be waited for, and comes first. */
+        if (needs_python(engine))
+            return PyObject_CallMethodObjArgs(self, tn_str__get_events_anyhow, timeout, NULL);
+    }
     int count = take_turn(engine, (int64_t)(seconds * 1e9));
     return count < 0 ? NULL : PyLong_FromLong(count);
 }
