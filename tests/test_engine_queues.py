@@ -349,7 +349,7 @@ async def test_row_28_a_loop_that_sleeps_wakes_for_a_completion() -> None:
         try:
             with trio.move_on_after(WAIT_S) as scope:
                 assert await sock.recv(10) == b"data"
-            assert not scope.cancelled_caught
+            assert not scope.cancel_called
         finally:
             thread.join()
             trio.lowlevel.remove_instrument(asleep)
@@ -361,7 +361,7 @@ async def test_row_74_nothing_that_is_done_before_the_wait_sleeps_through_it() -
         with trio.move_on_after(WAIT_S) as scope:
             for _ in range(50):
                 await read_zeroes(file)
-        assert not scope.cancelled_caught
+        assert not scope.cancel_called
 
 
 async def test_row_74_what_a_full_queue_took_out_in_mid_pass_is_not_slept_through() -> None:
@@ -373,7 +373,7 @@ async def test_row_74_what_a_full_queue_took_out_in_mid_pass_is_not_slept_throug
                 async with trio.open_nursery() as nursery:
                     for _ in range(count):
                         nursery.start_soon(read_zeroes, file)
-        assert not scope.cancelled_caught
+        assert not scope.cancel_called
 
 
 async def test_readiness_is_still_trios() -> None:
