@@ -345,8 +345,6 @@ static void engine_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     engine_clear(self);
     Py_CLEAR(engine->queue);
-    while (engine->blocks_count)
-        PyMem_Free(engine->blocks[--engine->blocks_count]);
     PyMem_Free(engine->pool);
     PyMem_Free(engine->cqes);
     tn_free(self);

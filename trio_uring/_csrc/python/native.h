@@ -48,11 +48,6 @@ extern void PyBuffer_Release(Py_buffer *view);
 #define TN_F_MORE 2U
 #define TN_BUFFER_SHIFT 16
 
-/* Up to so much is read into memory that the engine has already, and copied from there: in the cache,
- * where memory of many reads at once, taken and let go each time, is not. */
-#define TN_BLOCK_BYTES 16384
-#define TN_BLOCKS_MAX 64
-
 /* Operations that a task may finish before the loop makes a pass; passes in a row in which it was the
  * only one that could run, before it may. */
 #define TN_PROMPT_MAX 16
@@ -89,8 +84,6 @@ struct tn_engine {
     PyObject *sent;
     struct tn_operation **pool;     /* records that are not in use */
     Py_ssize_t pool_count, pool_size;
-    char *blocks[TN_BLOCKS_MAX];    /* memory that no read uses, of TN_BLOCK_BYTES each */
-    int blocks_count;
     struct tu_cqe *cqes;            /* of the pass */
     uint32_t cqes_max;
     uint32_t flushed;
@@ -103,9 +96,7 @@ struct tn_operation {
     PyObject_HEAD
     struct tn_engine *engine;
     PyObject *task, *file, *pins, *raise_cancel, *sent, *abort, *message;
-    /* KERNEL OWNS what these keep, and `pins`, until the final CQE. */
-    char *block;
-    Py_buffer view;
+    Py_buffer view;         /* KERNEL OWNS its memory, and that of `pins`, until the final CQE */
     uint64_t user_data;
     int64_t res;
     uint32_t index, position, flags;
@@ -220,9 +211,6 @@ void tn_recycle(struct tn_operation *operation);
 /* A handle's count of operations in flight. 0, or -1 with an exception. */
 int tn_operation_began(PyObject *file);
 int tn_operation_ended(PyObject *file);
-
-/* Room for a read; NULL: no memory. */
-char *tn_take_block(struct tn_engine *engine);
 
 static inline int tn_is_empty(PyObject *list)
 {

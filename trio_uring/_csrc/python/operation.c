@@ -49,13 +49,6 @@ void tn_recycle(struct tn_operation *operation)
     swap_out(&operation->file, garbage, &count);
     swap_out(&operation->pins, garbage, &count);
     swap_out(&operation->raise_cancel, garbage, &count);
-    if (operation->block) {
-        if (engine->blocks_count < TN_BLOCKS_MAX)
-            engine->blocks[engine->blocks_count++] = operation->block;
-        else
-            PyMem_Free(operation->block);
-        operation->block = NULL;
-    }
     operation->closing = operation->bounded = 0;
     operation->kind = TN_NUMBER;
     operation->state = TN_IDLE;
@@ -65,16 +58,6 @@ void tn_recycle(struct tn_operation *operation)
         PyBuffer_Release(&view);
     while (count)
         Py_DECREF(garbage[--count]);
-}
-
-char *tn_take_block(struct tn_engine *engine)
-{
-    if (engine->blocks_count)
-        return engine->blocks[--engine->blocks_count];
-    char *block = PyMem_Malloc(TN_BLOCK_BYTES);
-    if (!block)
-        PyErr_NoMemory();
-    return block;
 }
 
 /* `bytes` that the kernel wrote `nbytes` of; nobody else has seen them. Takes over the reference. */
@@ -110,11 +93,6 @@ PyObject *tn_outcome(struct tn_operation *operation)
     uint32_t flags = operation->flags;
     enum tn_kind kind = operation->kind;
     PyObject *kept = NULL, *outcome;
-    if (kind == TN_READ && operation->block) {
-        outcome = PyBytes_FromStringAndSize(operation->block, (Py_ssize_t)res);
-        tn_recycle(operation);
-        return outcome;
-    }
     if (kind == TN_READ) {
         kept = operation->pins;
         operation->pins = NULL;
@@ -259,7 +237,6 @@ static void operation_dealloc(PyObject *self)
 {
     PyObject_GC_UnTrack(self);
     operation_clear(self);
-    PyMem_Free(((struct tn_operation *)self)->block);
     Py_CLEAR(((struct tn_operation *)self)->engine);
     tn_free(self);
 }

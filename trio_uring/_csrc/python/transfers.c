@@ -62,24 +62,17 @@ static PyObject *begin_read(PyObject *self, PyObject *const *args, Py_ssize_t na
     if (!engine || nargs != 2 || !number(args[0], 0, BYTES_MAX, &nbytes) ||
         !number(args[1], 0, INT64_MAX, &offset))
         Py_RETURN_NONE;
-    PyObject *data = NULL;
-    char *block = NULL, *memory;
-    if (nbytes <= TN_BLOCK_BYTES)
-        memory = block = tn_take_block(engine);
-    else
-        memory = (data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)nbytes)) ? PyBytes_AsString(data) : NULL;
-    if (!memory)
+    PyObject *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)nbytes);
+    if (!data)
         return NULL;
     struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
-        .opcode = OP_READ, .off = (uint64_t)offset, .addr = (uintptr_t)memory, .len = (uint32_t)nbytes});
+        .opcode = OP_READ, .off = (uint64_t)offset, .addr = (uintptr_t)PyBytes_AsString(data),
+        .len = (uint32_t)nbytes});
     if (!operation) {
-        PyMem_Free(block);
-        Py_XDECREF(data);
+        Py_DECREF(data);
         return NULL;
     }
-    /* KERNEL OWNS them until the final CQE */
-    operation->block = block;
-    operation->pins = data;
+    operation->pins = data; /* KERNEL OWNS it until the final CQE */
     return tn_awaitable(operation, TN_READ, 1);
 }
 
