@@ -78,15 +78,22 @@ the_loop_waits = pytest.mark.skipif(MODE == "guest", reason="in guest mode a wor
 @in_the_ring
 @gated
 @the_loop_waits
-async def test_a_timeout_goes_to_the_kernel_as_it_is(waits: list[tuple[int, int, int]]) -> None:
+@pytest.mark.parametrize("in_flight", [False, True], ids=["idle", "in_flight"])
+async def test_a_timeout_goes_to_the_kernel_as_it_is(
+    waits: list[tuple[int, int, int]], in_flight: bool
+) -> None:
     """A sleep of 300 microseconds is one wait of at most that, where epoll waits a millisecond."""
-    async with socket_pair():
+    async with socket_pair() as (sock, _), trio.open_nursery() as nursery:
+        if in_flight:
+            nursery.start_soon(sock.recv, 1)
+            await passes(3)
         # On a slow machine the time is over before the wait.
         seconds = 0.0103 if EMULATED else 0.0003
         del waits[:]
         while not waits:  # noqa: ASYNC110
             await trio.sleep(seconds)
         timeouts = [timeout for _, timeout, _ in waits]
+        nursery.cancel_scope.cancel()
     assert all(0 < timeout <= seconds * 1e9 for timeout in timeouts), timeouts
     assert any(timeout % MILLISECOND for timeout in timeouts)
 
@@ -170,6 +177,24 @@ async def test_a_signal_shortens_no_wait(monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen
     assert found or MODE == "guest"
     assert all(elapsed >= timeout for timeout, elapsed in found), found
+
+
+@in_the_ring
+@gated
+@the_loop_waits
+async def test_a_handler_of_a_signal_runs_while_the_loop_waits() -> None:
+    """Also if another library has taken Trio's wakeup away: what it does may end the wait."""
+    async with socket_pair() as (sock, peer):
+        before = signal.signal(signal.SIGALRM, lambda *_: peer.send(b"x"))
+        wakeup = signal.set_wakeup_fd(-1)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+            with trio.fail_after(WAIT_S):
+                assert await sock.recv(1) == b"x"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.set_wakeup_fd(wakeup)
+            signal.signal(signal.SIGALRM, before)
 
 
 # -- readiness ---------------------------------------------------------------------------------
