@@ -398,7 +398,7 @@ async def test_a_few_shared_buffers_serve_many_receives(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("comes", [False, True], ids=["nothing_comes", "data_come"])
 async def test_the_next_pass_empties_the_slot_of_a_dropped_handle(comes: bool) -> None:
-    """Whoever looks after one checkpoint finds it empty: `used_slots`, and the gate of each test."""
+    """Whoever looks after one checkpoint finds it empty: `used_slots`, or the gate of a test."""
     async with socket_pair() as (sock, peer), trio.open_nursery() as nursery:
         before = used_slots()
         for _ in range(5):
