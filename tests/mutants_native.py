@@ -396,21 +396,6 @@ MUTANTS = [
         "int watched = 0;",
         ("test_hot.py::as_trio_would",),
     ),
-    # Taking back
-    Mutant(
-        "what_was_submitted_is_taken_back",
-        TURN,
-        "    engine->flushed = tail;\n",
-        "",
-        ("test_promises.py::promise_2", "test_races.py::recv_that"),
-    ),
-    Mutant(
-        "what_was_tried_in_place_is_taken_back",
-        ENGINE,
-        "    engine->flushed = queue->ring->flushed;\n",
-        "",
-        ("test_native.py::tried_in_place",),
-    ),
     # Children, and the garbage collector
     Mutant(
         "a_forked_child_makes_a_pass",
@@ -418,20 +403,6 @@ MUTANTS = [
         "    return !engine->queue->sqes || !tn_is_empty(engine->cancels) ||",
         "    return !tn_is_empty(engine->cancels) ||",
         ("test_hot.py::forked_child",),
-    ),
-    Mutant(
-        "a_forked_child_begins_an_operation",
-        ENGINE,
-        "    if (!queue->sqes || queue->tail == queue->limit) {",
-        "    if (queue->tail == queue->limit) {",
-        ("test_hot.py::forked_child", "test_engine_process.py::row_65"),
-    ),
-    Mutant(
-        "a_forked_child_finishes_in_place",
-        ENGINE,
-        "engine->runner && queue->sqes ?",
-        "engine->runner ?",
-        ("test_hot.py::forked_child", "test_engine_process.py::row_65"),
     ),
     Mutant(
         "the_engine_of_a_record_is_not_visited",
@@ -555,11 +526,25 @@ MUTANTS = [
         ("test_engine_queues.py::statistics",),
     ),
     Mutant(
+        "submissions_are_not_counted",
+        TURN,
+        "    engine->flushed = tail;\n",
+        "",
+        ("test_engine_queues.py::statistics", "test_hot.py::counted"),
+    ),
+    Mutant(
         "what_is_finished_in_place_is_not_counted",
         ENGINE,
         "    engine->completed++;\n",
         "",
-        ("test_engine_queues.py::statistics",),
+        ("test_hot.py::counted",),
+    ),
+    Mutant(
+        "what_is_submitted_out_of_turn_is_not_counted",
+        ENGINE,
+        "    engine->flushed = queue->ring->flushed;\n",
+        "",
+        ("test_hot.py::counted",),
     ),
     Mutant(
         "full_passes_are_not_counted",
@@ -594,13 +579,6 @@ MUTANTS = [
         TURN,
         "    if (!rc && !tn_is_empty(engine->reclaim))\n",
         "    if (0)\n",
-        ("test_native.py::dropped",),
-    ),
-    Mutant(
-        "a_pass_without_completions_leaves_dropped_handles",
-        TURN,
-        "    if (!rc && !tn_is_empty(engine->reclaim))\n",
-        "    if (!rc && count && !tn_is_empty(engine->reclaim))\n",
         ("test_native.py::dropped",),
     ),
     Mutant(

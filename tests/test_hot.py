@@ -158,6 +158,23 @@ def test_ctrl_c_gets_into_a_loop_of_reads(tmp_path: Path) -> None:
         trio.run(main)
 
 
+async def test_operations_are_counted_wherever_they_end(file: trio_uring.FixedFile) -> None:
+    """In place, or in a pass beside one that waits."""
+    async with socket_pair() as (ours, theirs), trio.open_nursery() as nursery:
+        nursery.start_soon(ours.recv, 10)
+        await passes_of(2 * ALONE_MIN, file)
+        while engine()._prompt_left < 10:
+            await file.read_at(3, 0)
+        for count in (5, 100):
+            before = trio_uring.current_statistics()
+            for _ in range(count):
+                await file.read_at(3, 0)
+            after = trio_uring.current_statistics()
+            assert after.submitted - before.submitted == count
+            assert after.completed - before.completed == count
+        theirs.send(b"x")
+
+
 @trio.lowlevel.enable_ki_protection
 def interrupt() -> None:
     """Where Ctrl-C has to wait for a checkpoint."""

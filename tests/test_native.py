@@ -7,7 +7,6 @@ import errno
 import fcntl
 import gc
 import os
-import select
 import socket
 import struct
 import sys
@@ -257,30 +256,6 @@ async def test_a_name_outlives_the_task_that_opens_it(tmp_path: Path) -> None:
     assert list(used_slots().values()) == [os.fspath(path)]
     [slot] = used_slots()
     engine().empty_slot(slot)
-
-
-async def test_what_was_tried_in_place_is_cancelled_and_not_taken_back(
-    file: trio_uring.FixedFile, pipes: list[Pipe]
-) -> None:
-    """A timer can wake another task in a pass in which nobody else can run, it seemed."""
-    reader, writer = pipes[0].fds
-    full = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
-
-    async def cancel_at(deadline: float, scope: trio.CancelScope) -> None:
-        await trio.sleep_until(deadline)
-        scope.cancel()
-
-    for _ in range(20):
-        os.write(writer, bytes(full))
-        async with trio.open_nursery() as nursery:
-            deadline = trio.current_time() + 0.005
-            nursery.start_soon(cancel_at, deadline, nursery.cancel_scope)
-            while trio.current_time() < deadline:
-                await file.read_at(3, 0)
-            await pipes[0].writer.write_at(b"x", 0)
-        assert os.read(reader, 2 * full) == bytes(full)
-        await passes(3)
-        assert not select.select([reader], [], [], 0)[0]
 
 
 # -- nothing is left for the next ------------------------------------------------------------------
