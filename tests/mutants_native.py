@@ -624,13 +624,6 @@ MUTANTS = [
         ("test_engine_queues.py::row_74 or row_15",),
     ),
     Mutant(
-        "cancelled_chains_are_left_alone",
-        TURN,
-        "           !tn_is_empty(engine->cancelled_chains) || !tn_is_empty(engine->stash);",
-        "           !tn_is_empty(engine->stash);",
-        ("test_findings_hot.py::chain",),
-    ),
-    Mutant(
         "a_second_request_to_cancel_is_not_made_in_c",
         TURN,
         "!tn_is_empty(engine->cancels) || !tn_is_empty(engine->cancels_again) ||\n"
