@@ -397,7 +397,7 @@ MUTANTS = [
         "_adopted.py",
         "return engine.turn(int(timeout * 1e9) if timeout else 0)",
         "return engine.turn(int(min(timeout, 0.05) * 1e9))",
-        ("test_syscalls.py::idle",),
+        ("test_traps.py::idle_loop",),
     ),
     Mutant(
         "timeouts_of_whole_milliseconds",

@@ -124,14 +124,32 @@ async def test_no_time_is_no_wait_and_for_ever_is_a_day(waits: list[tuple[int, i
 @in_the_ring
 @gated
 @the_loop_waits
+async def test_an_idle_loop_waits_once(waits: list[tuple[int, int, int]]) -> None:
+    """Also where nothing is in flight, and its ring is still the one to wait in."""
+    async with socket_pair():
+        del waits[:]
+        await trio.sleep(0.2)
+        slept = list(waits)
+    assert [timeout > 100 * MILLISECOND for _, timeout, _ in slept] == [True], slept
+
+
+@in_the_ring
+@gated
+@the_loop_waits
+@pytest.mark.parametrize("idle", [False, True], ids=["in_flight", "idle"])
 async def test_a_submission_hides_the_end_of_the_time_from_nobody(
-    waits: list[tuple[int, int, int]],
+    waits: list[tuple[int, int, int]], idle: bool
 ) -> None:
     """io_uring_enter answers what it submitted instead of ETIME: the loop does not wait again."""
-    async with socket_pair() as (sock, _):
-        await passes(3)
+    async with socket_pair() as (sock, peer):
+        if idle:
+            await trio.lowlevel.wait_writable(peer)  # the poll of epoll must be submitted again
+        else:
+            await passes(3)
         del waits[:]
         with trio.move_on_after(0.03) as scope:
+            if idle:
+                await trio.sleep_forever()
             await sock.recv(10)
     assert scope.cancelled_caught
     hidden = [i for i, (queued, _, count) in enumerate(waits) if queued and count == 0]
@@ -143,13 +161,15 @@ async def test_a_submission_hides_the_end_of_the_time_from_nobody(
 
 @in_the_ring
 @gated
-async def test_a_signal_shortens_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("idle", [False, True], ids=["in_flight", "idle"])
+async def test_a_signal_shortens_no_wait(monkeypatch: pytest.MonkeyPatch, idle: bool) -> None:
     """Nothing to report is reported at the end of the time only: autojump clocks go by that.
 
     Signals interrupt the wait, and only the time that is left is waited for then.
     """
     async with socket_pair() as (sock, _), trio.open_nursery() as nursery:
-        nursery.start_soon(sock.recv, 1)  # the loop waits in the ring
+        if not idle:
+            nursery.start_soon(sock.recv, 1)
         driver: Any = engine().driver
         found: list[tuple[float, float]] = []
         get_events = driver.get_events
