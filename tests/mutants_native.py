@@ -530,7 +530,7 @@ MUTANTS = [
         TURN,
         "    engine->flushed = tail;\n",
         "",
-        ("test_engine_queues.py::statistics", "test_hot.py::counted"),
+        ("test_hot.py::counted",),
     ),
     Mutant(
         "what_is_finished_in_place_is_not_counted",
