@@ -604,13 +604,6 @@ MUTANTS = [
         ("test_hot.py::first_operation_wakes",),
     ),
     Mutant(
-        "a_ring_that_is_used_sleeps",
-        "_adopted.py",
-        "            if engine.is_idle():\n",
-        "            if True:\n",
-        ("test_hot.py::in_flight_keeps_it_awake",),
-    ),
-    Mutant(
         "sleeping_is_for_whole_milliseconds",
         "_adopted.py",
         "        return self._inner.get_events(timeout - _EARLY_S)\n",
