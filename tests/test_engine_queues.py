@@ -27,7 +27,7 @@ from engine_help import (
 
 import trio_uring
 from trio_uring import RingOptions
-from trio_uring._operation import GENERATION
+from trio_uring._operation import INDEX_MASK
 from trio_uring.lowlevel import prep_nop
 from trio_uring.testing import (
     TINY_RING,
@@ -294,22 +294,26 @@ async def test_row_9_a_completion_of_an_earlier_generation_is_ignored_and_counte
     """Row 9: a CQE with the id that a record had before reaches nobody."""
     async with socket_pair() as (sock, peer):
         got: list[bytes] = []
+        uses: list[int] = []
 
         async def receive() -> None:
             got.append(await sock.recv(10))
 
         with trio.fail_after(WAIT_S):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(receive)
-                await trio.testing.wait_all_tasks_blocked()
-                [record] = [r for r in engine().records if getattr(r, "file", None) is sock]
-                prep_nop(engine().own_sqe(), record.user_data - GENERATION)
-                await passes(3)
-                assert got == []
-                assert statistics().late_completions == 1
-                peer.send(b"data")
-    assert got == [b"data"]
-    engine().late_completions = 0  # it was our own
+            for number in range(3):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(receive)
+                    await trio.testing.wait_all_tasks_blocked()
+                    [record] = [r for r in engine().records if getattr(r, "file", None) is sock]
+                    for user_data in uses:
+                        prep_nop(engine().own_sqe(), user_data)
+                    await passes(3)
+                    assert got == [b"data"] * number
+                    uses.append(record.user_data)
+                    peer.send(b"data")
+    assert len({user_data & INDEX_MASK for user_data in uses}) == 1
+    assert statistics().late_completions == 3
+    engine().late_completions = 0  # they were our own
 
 
 async def test_an_entry_that_cannot_be_written_leaves_nothing() -> None:
@@ -322,6 +326,10 @@ async def test_an_entry_that_cannot_be_written_leaves_nothing() -> None:
         for length in (-1, -(2**70)):
             with pytest.raises(ValueError, match="negative"):
                 await file.read_at(length, 0)
+            assert_no_operation()
+        for length in (2**64, -(2**70)):
+            with pytest.raises(ValueError, match="does not fit"):
+                await file.sync_range(length, 0, 0)
             assert_no_operation()
         assert await file.read_at(4, 0) == bytes(4)
 
@@ -376,9 +384,13 @@ async def test_row_74_what_a_full_queue_took_out_in_mid_pass_is_not_slept_throug
         assert not scope.cancel_called
 
 
-async def test_readiness_is_still_trios() -> None:
+@pytest.mark.parametrize("in_flight", [False, True], ids=["idle", "in_flight"])
+async def test_readiness_is_still_trios(in_flight: bool) -> None:
     """wait_readable and wait_writable work beside operations, and report no more than epoll."""
-    async with socket_pair() as (sock, peer):
+    async with socket_pair() as (sock, peer), trio.open_nursery() as others:
+        if in_flight:
+            others.start_soon(sock.recv, 1)
+            await passes(3)
         await trio.lowlevel.wait_writable(peer)
         with trio.fail_after(WAIT_S):
             async with trio.open_nursery() as nursery:
@@ -389,6 +401,25 @@ async def test_readiness_is_still_trios() -> None:
             await trio.lowlevel.wait_readable(sock_without_data := os.eventfd(0))
         os.close(sock_without_data)
         assert scope.cancelled_caught
+        others.cancel_scope.cancel()
+
+
+async def test_completions_come_while_another_task_never_sleeps() -> None:
+    """Passes that do not wait look for them, too."""
+
+    async def work() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    async with socket_pair() as (sock, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        with trio.fail_after(WAIT_S):
+            for _ in range(10):
+                async with trio.open_nursery() as tasks:
+                    tasks.start_soon(sock.recv, 10)
+                    await passes(5)
+                    peer.send(b"x")
+        nursery.cancel_scope.cancel()
 
 
 async def test_more_ready_descriptors_than_one_epoll_call_takes_all_wake() -> None:

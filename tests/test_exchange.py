@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import socket
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 from engine_help import LONG, WAIT_S, engine, passes, rounds, socket_pair
 
 import trio_uring
+from trio_uring import RingOptions
 from trio_uring.testing import TINY_RING, adopt_ring, requires_kernel_feature
 
 pytestmark = requires_kernel_feature("direct_descriptors")
@@ -217,6 +219,20 @@ async def test_in_a_tiny_ring_nothing_is_lost() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(talk, first, peer)
                 nursery.start_soon(talk, second, other)
+
+
+async def test_without_a_buffer_for_the_answer_it_has_sent_once() -> None:
+    """The send is over when the receive finds no shared buffer; the receive alone is made again."""
+    adopt_ring(RingOptions(recv_buffers=2, recv_buffer_bytes=64))
+    async with AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(socket_pair()) for _ in range(6)]
+        await warm(*pairs[0])
+        with trio.fail_after(WAIT_S):
+            async with trio.open_nursery() as nursery:
+                for ours, theirs in pairs:
+                    theirs.send(b"answer")
+                    nursery.start_soon(ours.exchange, b"question", 10)
+        assert [drain(theirs) for _, theirs in pairs] == [b"question"] * 6
 
 
 async def test_a_cancel_that_races_the_answer_loses_nothing() -> None:

@@ -230,20 +230,25 @@ async def test_cancelled_chains_that_end_at_once_are_not_slept_over() -> None:
         os.close(reader_alone)
 
 
-async def test_each_link_of_a_cancelled_chain_is_cancelled_in_its_turn() -> None:
+@pytest.mark.parametrize("alone", [True, False])
+async def test_each_link_of_a_cancelled_chain_is_cancelled_in_its_turn(alone: bool) -> None:
     """The second read begins when a worker thread of the kernel has given up the first, and nothing
-    else is in flight that would wake the loop.
+    else is in flight that would wake the loop; or the loop never sleeps.
     """
     (reader, writer), (reader2, writer2) = os.pipe(), os.pipe()
     try:
         async with (
             await trio_uring.register(reader) as first,
             await trio_uring.register(reader2) as second,
+            trio.open_nursery() as nursery,
         ):
+            if not alone:
+                nursery.start_soon(busy)
             with trio.fail_after(WAIT_S):
                 for count in range(rounds(100, 2000)):
                     with trio.move_on_after(0.0002 * (count % 5)):
                         await read_both(first, second)
+            nursery.cancel_scope.cancel()
             assert engine().ring._ring.stepwise == 0
     finally:
         for fd in (reader, writer, reader2, writer2):

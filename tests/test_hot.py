@@ -158,6 +158,122 @@ def test_ctrl_c_gets_into_a_loop_of_reads(tmp_path: Path) -> None:
         trio.run(main)
 
 
+async def test_operations_are_counted_wherever_they_end(file: trio_uring.FixedFile) -> None:
+    """In place, or in a pass beside one that waits."""
+    async with socket_pair() as (ours, theirs), trio.open_nursery() as nursery:
+        nursery.start_soon(ours.recv, 10)
+        await passes_of(2 * ALONE_MIN, file)
+        while engine()._prompt_left < 10:
+            await file.read_at(3, 0)
+        for count in (5, 100, 10):
+            if count == 10:  # never in place
+                nursery.start_soon(passes, 50)
+                await passes(2)
+            before = trio_uring.current_statistics()
+            for _ in range(count):
+                await file.read_at(3, 0)
+            after = trio_uring.current_statistics()
+            assert after.submitted - before.submitted == count
+            assert after.completed - before.completed == count
+        theirs.send(b"x")
+
+
+@trio.lowlevel.enable_ki_protection
+def interrupt() -> None:
+    """Where Ctrl-C has to wait for a checkpoint."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_that_had_to_wait_comes_at_the_next_read(tmp_path: Path) -> None:
+    """Also at one that would be finished in place."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    done: list[bytes] = []
+
+    async def main() -> None:
+        async with await trio_uring.open_direct(path) as file:
+            await passes_of(2 * ALONE_MIN, file)
+            while engine()._prompt_left < 3:
+                await file.read_at(3, 0)
+            interrupt()
+            while True:
+                done.append(await file.read_at(3, 0))
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert done == []
+
+
+async def test_whom_a_task_woke_runs_before_it_reads_on(file: trio_uring.FixedFile) -> None:
+    """Finished in place, its reads would be over first."""
+    for _ in range(3):
+        event = trio.Event()
+        ran: list[bool] = []
+
+        async def wait(event: trio.Event = event, ran: list[bool] = ran) -> None:
+            await event.wait()
+            ran.append(True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await passes_of(2 * ALONE_MIN, file)
+            while engine()._prompt_left < 3:
+                await file.read_at(3, 0)
+            event.set()
+            for _ in range(2):
+                await file.read_at(3, 0)
+            assert ran
+
+
+async def test_a_task_that_was_not_alone_just_now_yields(file: trio_uring.FixedFile) -> None:
+    """A server of many has passes in which only one of them can run."""
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(passes, 5)
+    assert await passes_of(ALONE_MIN - 2, file) >= ALONE_MIN - 2
+
+
+class Woken(trio.abc.Instrument):
+    """What Trio knows of a task when it runs again; who was scheduled, if it is to be told."""
+
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self._task: Any = task
+        self.steps: list[tuple[object, object]] = []
+        self.scheduled = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Trio's word that a task runs."""
+        if task is self._task:
+            self.steps.append((self._task._abort_func, self._task.custom_sleep_data))
+
+
+class Told(Woken):
+    """`Woken`, that is told of each task that is scheduled."""
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        """Trio's word that a task will run."""
+        self.scheduled += task is self._task
+
+
+@pytest.mark.parametrize("kind", [Woken, Told])
+async def test_a_task_is_woken_as_trio_would_and_instruments_are_told(kind: type[Woken]) -> None:
+    """It cannot be cancelled out of what is over, and who slept with it left no data."""
+    async with socket_pair() as (ours, theirs), trio.open_nursery() as nursery:
+        nursery.start_soon(ours.recv, 10)
+        await passes(3)
+        [task] = nursery.child_tasks
+        task.custom_sleep_data = "of a sleep"
+        woken = kind(task)
+        trio.lowlevel.add_instrument(woken)
+        theirs.send(b"x")
+        with trio.fail_after(WAIT_S):
+            while not woken.steps:
+                await passes(1)
+        trio.lowlevel.remove_instrument(woken)
+        assert woken.steps == [(None, None)]
+        assert woken.scheduled == (kind is Told)
+
+
 async def test_what_comes_meanwhile_is_not_lost(file: trio_uring.FixedFile) -> None:
     """A receive that completes while another task finishes reads in place gets its data."""
     async with socket_pair() as (ours, theirs):

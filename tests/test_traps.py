@@ -78,15 +78,22 @@ the_loop_waits = pytest.mark.skipif(MODE == "guest", reason="in guest mode a wor
 @in_the_ring
 @gated
 @the_loop_waits
-async def test_a_timeout_goes_to_the_kernel_as_it_is(waits: list[tuple[int, int, int]]) -> None:
+@pytest.mark.parametrize("in_flight", [False, True], ids=["idle", "in_flight"])
+async def test_a_timeout_goes_to_the_kernel_as_it_is(
+    waits: list[tuple[int, int, int]], in_flight: bool
+) -> None:
     """A sleep of 300 microseconds is one wait of at most that, where epoll waits a millisecond."""
-    async with socket_pair():
+    async with socket_pair() as (sock, _), trio.open_nursery() as nursery:
+        if in_flight:
+            nursery.start_soon(sock.recv, 1)
+            await passes(3)
         # On a slow machine the time is over before the wait.
         seconds = 0.0103 if EMULATED else 0.0003
         del waits[:]
         while not waits:  # noqa: ASYNC110
             await trio.sleep(seconds)
         timeouts = [timeout for _, timeout, _ in waits]
+        nursery.cancel_scope.cancel()
     assert all(0 < timeout <= seconds * 1e9 for timeout in timeouts), timeouts
     assert any(timeout % MILLISECOND for timeout in timeouts)
 
@@ -117,14 +124,32 @@ async def test_no_time_is_no_wait_and_for_ever_is_a_day(waits: list[tuple[int, i
 @in_the_ring
 @gated
 @the_loop_waits
+async def test_an_idle_loop_waits_once(waits: list[tuple[int, int, int]]) -> None:
+    """Also where nothing is in flight, and its ring is still the one to wait in."""
+    async with socket_pair():
+        del waits[:]
+        await trio.sleep(0.2)
+        slept = list(waits)
+    assert [timeout > 100 * MILLISECOND for _, timeout, _ in slept] == [True], slept
+
+
+@in_the_ring
+@gated
+@the_loop_waits
+@pytest.mark.parametrize("idle", [False, True], ids=["in_flight", "idle"])
 async def test_a_submission_hides_the_end_of_the_time_from_nobody(
-    waits: list[tuple[int, int, int]],
+    waits: list[tuple[int, int, int]], idle: bool
 ) -> None:
     """io_uring_enter answers what it submitted instead of ETIME: the loop does not wait again."""
-    async with socket_pair() as (sock, _):
-        await passes(3)
+    async with socket_pair() as (sock, peer):
+        if idle:
+            await trio.lowlevel.wait_writable(peer)  # the poll of epoll must be submitted again
+        else:
+            await passes(3)
         del waits[:]
         with trio.move_on_after(0.03) as scope:
+            if idle:
+                await trio.sleep_forever()
             await sock.recv(10)
     assert scope.cancelled_caught
     hidden = [i for i, (queued, _, count) in enumerate(waits) if queued and count == 0]
@@ -136,13 +161,15 @@ async def test_a_submission_hides_the_end_of_the_time_from_nobody(
 
 @in_the_ring
 @gated
-async def test_a_signal_shortens_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("idle", [False, True], ids=["in_flight", "idle"])
+async def test_a_signal_shortens_no_wait(monkeypatch: pytest.MonkeyPatch, idle: bool) -> None:
     """Nothing to report is reported at the end of the time only: autojump clocks go by that.
 
     Signals interrupt the wait, and only the time that is left is waited for then.
     """
     async with socket_pair() as (sock, _), trio.open_nursery() as nursery:
-        nursery.start_soon(sock.recv, 1)  # the loop waits in the ring
+        if not idle:
+            nursery.start_soon(sock.recv, 1)
         driver: Any = engine().driver
         found: list[tuple[float, float]] = []
         get_events = driver.get_events
@@ -170,6 +197,24 @@ async def test_a_signal_shortens_no_wait(monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen
     assert found or MODE == "guest"
     assert all(elapsed >= timeout for timeout, elapsed in found), found
+
+
+@in_the_ring
+@gated
+@the_loop_waits
+async def test_a_handler_of_a_signal_runs_while_the_loop_waits() -> None:
+    """Also if another library has taken Trio's wakeup away: what it does may end the wait."""
+    async with socket_pair() as (sock, peer):
+        before = signal.signal(signal.SIGALRM, lambda *_: peer.send(b"x"))
+        wakeup = signal.set_wakeup_fd(-1)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+            with trio.fail_after(WAIT_S):
+                assert await sock.recv(1) == b"x"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.set_wakeup_fd(wakeup)
+            signal.signal(signal.SIGALRM, before)
 
 
 # -- readiness ---------------------------------------------------------------------------------
