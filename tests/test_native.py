@@ -140,7 +140,7 @@ async def test_whoever_uses_the_record_of_a_read_gives_it_back_once(
 
 
 async def test_hundreds_of_reads_at_once_each_get_their_byte(pipes: list[Pipe]) -> None:
-    """More than there is memory kept for, and again when it was given back."""
+    """Also when there were as many before."""
     data = bytes(range(200))
     for _ in range(2):
         got: list[int] = []

@@ -164,11 +164,11 @@ class AdoptedDriver(_native.Driver):
             if self._is_guest:
                 self._become_guest()
         elif not engine.has_work():
-            if engine.is_idle():
-                self._idle_passes = min(self._idle_passes, IDLE_MAX) + 1
-                if self._idle_passes > IDLE_MAX and not self._is_exact(timeout):
-                    self._fall_asleep()
-                    return self.get_events(timeout)
+            # Nothing is in flight either: else C would not have asked.
+            self._idle_passes = min(self._idle_passes, IDLE_MAX) + 1
+            if self._idle_passes > IDLE_MAX and not self._is_exact(timeout):
+                self._fall_asleep()
+                return self.get_events(timeout)
             if not timeout and self._armed and engine.ring.is_silent():
                 return _NOTHING
         else:

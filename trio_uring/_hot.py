@@ -28,7 +28,6 @@ from trio._core import _run, _traps
 from . import _native
 from ._engine import Engine
 from ._errors import SubmissionQueueFull
-from ._operation import OWN_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -127,11 +126,6 @@ class HotEngine(Engine):
     def message_for(self, waiting: Operation | Waiter) -> Any:
         """As `Engine.message_for`."""
         return _Message(waiting.abort)
-
-    def is_idle(self) -> bool:
-        """Nothing is in flight: all records are free."""
-        free = self._pool_count + len(self._free_indices)
-        return len(self.records) == OWN_IDS + free
 
     def has_work(self) -> bool:
         """The next pass has something to submit, or to do without the kernel."""

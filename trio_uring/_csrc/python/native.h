@@ -148,12 +148,13 @@ extern PyTypeObject *tn_operation_type, *tn_handle_type, *tn_engine_type, *tn_bu
 
 /* Interned strings. */
 #define TN_NAMES(X)                                                                               \
-    X(_abort_func) X(_arm) X(_ask_epoll) X(_at_end) X(_cancel_points) X(_cancel_status) X(_hand_over_quietly) X(_process_events_anyhow) X(_get_events_anyhow)          \
-    X(_make_room) X(_new_record) X(_next_send) X(_next_send_fn) X(_operation_ended) X(_queue)     \
-    X(_raise) X(_runner) X(_schedule_points) X(append) X(check) X(complete) X(coro) X(data)               \
-    X(current_task) X(custom_sleep_data) X(dispatch) X(get_events) X(effectively_cancelled) X(instruments)      \
-    X(is_guest) X(ki_pending) X(main_task) X(reclaim_dropped) X(ring) X(runq) X(send)             \
-    X(send_ended) X(task) X(task_scheduled) X(turn) X(unwrap) X(user_data) X(_in_flight)
+    X(_abort_func) X(_arm) X(_ask_epoll) X(_at_end) X(_cancel_points) X(_cancel_status)           \
+    X(_hand_over_quietly) X(_process_events_anyhow) X(_get_events_anyhow) X(_make_room)           \
+    X(_new_record) X(_next_send) X(_next_send_fn) X(_operation_ended) X(_queue) X(_raise)         \
+    X(_runner) X(_schedule_points) X(append) X(coro) X(data) X(current_task)                      \
+    X(custom_sleep_data) X(get_events) X(effectively_cancelled) X(instruments) X(ki_pending)      \
+    X(main_task) X(reclaim_dropped) X(ring) X(runq) X(send) X(task) X(task_scheduled) X(unwrap)   \
+    X(_in_flight)
 #define TN_DECLARE(name) extern PyObject *tn_str_##name;
 TN_NAMES(TN_DECLARE)
 #undef TN_DECLARE
