@@ -22,9 +22,9 @@ MUTANTS = [
     # Memory that the kernel uses
     Mutant(
         "no_keep_alive",
-        ENGINE,
-        "    operation->pins = tn_new_ref(args[9]);\n",
-        "",
+        TRANSFERS,
+        "    operation->view = lent->view;\n",
+        "    Py_buffer view = lent->view;\n    PyBuffer_Release(&view);\n",
         ("test_promises.py::promise_1_a_buffer_outlives",),
     ),
     Mutant(
@@ -59,8 +59,8 @@ MUTANTS = [
     Mutant(
         "a_buffer_of_a_free_record_stays_locked",
         OPERATION,
-        "    swap_out(&operation->pins, garbage, &count);\n",
-        "",
+        "    if (view.obj)\n        PyBuffer_Release(&view);\n    while (count)",
+        "    while (count)",
         ("test_promises.py::promise_1_a_buffer_is_locked",),
     ),
     # Records
@@ -103,7 +103,7 @@ MUTANTS = [
         "a_record_keeps_its_handle",
         OPERATION,
         "    swap_out(&operation->file, garbage, &count);\n",
-        "    if (!operation->engine->closed) operation->file = NULL;\n",
+        "    operation->file = NULL;\n",
         ("test_kinds_of_run.py::thousands", "test_slots.py::dropped"),
     ),
     Mutant(
@@ -132,10 +132,7 @@ MUTANTS = [
         ENGINE,
         "if (runner && runner == engine->runner)",
         "if (runner)",
-        (
-            "test_promises.py::promise_9",
-            "test_engine_process.py::row_63",
-        ),
+        ("test_engine_process.py::interrupts_its_own",),
     ),
     Mutant(
         "an_enter_for_each_operation",

@@ -23,6 +23,7 @@ from engine_help import (
     run_python,
     socket_pair,
 )
+from trio._core._run import GLOBAL_RUN_CONTEXT
 
 import trio_uring
 from trio_uring.testing import (
@@ -77,6 +78,31 @@ async def test_row_63_a_handle_in_another_run_is_a_clear_error(uring_leak_gate: 
         assert await file.read_at(4, 0) == bytes(4)
         peer.send(b"x")
         assert await sock.recv(10) == b"x"
+
+
+async def test_row_63_a_handle_in_a_run_that_interrupts_its_own_is_a_clear_error(
+    uring_leak_gate: None,
+) -> None:
+    """Row 63: Trio forbids a second run in a thread; what goes around that gets RuntimeError."""
+
+    async def misuse(call: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(RuntimeError, match="another Trio run"):
+            await call()
+
+    async def interrupted() -> None:
+        async with await trio_uring.open_direct("/dev/zero") as file, socket_pair() as (sock, _):
+            for call in calls(file, sock):
+                ours = dict(vars(GLOBAL_RUN_CONTEXT))
+                vars(GLOBAL_RUN_CONTEXT).clear()
+                try:
+                    trio.run(misuse, call)
+                finally:
+                    vars(GLOBAL_RUN_CONTEXT).update(ours)
+            assert trio_uring.current_statistics().operations_in_flight == 0
+            assert await file.read_at(4, 0) == bytes(4)
+
+    # Signals are the main thread's, and one run's.
+    await trio.to_thread.run_sync(trio.run, interrupted)
 
 
 async def test_row_63_a_multishot_in_another_run_is_a_clear_error(uring_leak_gate: None) -> None:
