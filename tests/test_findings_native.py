@@ -443,3 +443,86 @@ async def test_a_record_of_an_exchange_that_did_not_fit_keeps_no_reference() -> 
         gc.collect()
         assert sys.getrefcount(None) - before < 500
         nursery.cancel_scope.cancel()
+
+
+# -- other threads, and too little memory ----------------------------------------------------------
+
+CANCEL_ELSEWHERE = """
+import os, threading, trio
+from engine_help import Asleep, socket_pair
+from run_modes import guest_run
+asleep, scope = Asleep(), trio.CancelScope()
+def cancel():
+    asleep.event.wait()
+    scope.cancel()
+def give_up():
+    print("asleep", flush=True)
+    os._exit(0)
+async def main():
+    async with socket_pair() as (sock, _):
+        trio.lowlevel.add_instrument(asleep)
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        timer = threading.Timer(5, give_up)
+        timer.start()
+        with scope:
+            await sock.recv(1)
+        timer.cancel()
+    print("cancelled", scope.cancelled_caught)
+guest_run(main)
+"""
+
+
+def test_a_cancel_by_a_finalizer_in_another_thread_reaches_a_guest_run() -> None:
+    """Garbage may be collected in the worker thread; with stock Trio the run wakes."""
+    done = run_python(CANCEL_ELSEWHERE)
+    assert (done.stdout, done.stderr) == ("cancelled True\n", "")
+
+
+LITTLE_MEMORY = """
+import os, sys, threading, trio, trio_uring
+from engine_help import engine, passes, socket_pair
+def refuse(name):
+    here = engine()
+    usual = getattr(here, name)
+    def refuse_once(*args):
+        setattr(here, name, usual)
+        raise MemoryError
+    setattr(here, name, refuse_once)
+def give_up():
+    print("hangs", flush=True)
+    os._exit(0)
+async def receive(sock):
+    try:
+        await sock.recv(1)
+    except MemoryError:
+        print("MemoryError")
+async def main():
+    async with socket_pair() as (sock, peer):
+        peer.send(b"x")
+        await sock.recv(1)
+        async with trio.open_nursery() as nursery:
+            if sys.argv[1] == "_sleep":
+                refuse("_sleep")
+            nursery.start_soon(receive, sock)
+            await passes(3)
+            if sys.argv[1] == "_reschedule":
+                refuse("_reschedule")
+                peer.send(b"x")
+        await trio.sleep(0)
+        print(engine().in_flight, sock._receiving)
+        if sys.argv[1] == "_reschedule":
+            os._exit(0)  # the driver is broken
+timer = threading.Timer(5, give_up)
+timer.start()
+trio.run(main)
+timer.cancel()
+"""
+
+
+@pytest.mark.parametrize("name", ["_sleep", "_reschedule"])
+def test_a_task_learns_that_there_was_no_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it sleeps, nothing has begun; while it is woken, it gets the error."""
+    monkeypatch.setenv("TRIO_URING_DRIVER", "hosted")
+    monkeypatch.setenv("TRIO_URING_TEST_RUN", "adopted")
+    assert run_python(LITTLE_MEMORY, name).stdout == "MemoryError\n0 False\n"
