@@ -310,3 +310,219 @@ def test_a_run_ends_with_its_result_though_handles_are_open_and_warnings_are_err
     done = run_python(UNCLOSED)
     assert done.stdout == "result [True, True]\n"
     assert done.stderr.count("was still open when its run ended") >= 2
+
+
+# -- cancels that come in the middle of a step: of finalizers, of signal handlers ------------------
+
+
+async def test_a_cancel_while_cancels_are_written_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is taken from the list is what was written, not what came last."""
+    here: Any = engine()
+    own_sqe = type(here).own_sqe
+    scopes = [trio.CancelScope(), trio.CancelScope()]
+    ended = [trio.Event(), trio.Event()]
+
+    async def receive(sock: trio_uring.FixedSocket, number: int) -> None:
+        with scopes[number]:
+            await sock.recv(1)
+        ended[number].set()
+
+    def cancel_and_get(self: Any) -> Any:
+        if scopes[0].cancel_called:
+            scopes[1].cancel()
+        return own_sqe(self)
+
+    async with (
+        socket_pair() as (one, peer_of_one),
+        socket_pair() as (other, peer_of_other),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(receive, one, 0)
+        nursery.start_soon(receive, other, 1)
+        await passes(3)
+        monkeypatch.setattr(type(here), "own_sqe", cancel_and_get)
+        scopes[0].cancel()
+        with trio.move_on_after(WAIT_S):
+            for event in ended:
+                await event.wait()
+        # A cancel is only asked for once: nothing else would end them.
+        peer_of_one.send(b"x")
+        peer_of_other.send(b"x")
+    assert [scope.cancelled_caught for scope in scopes] == [True, True]
+
+
+CANCEL_WHILE_LOOKING = """
+import os, trio
+from engine_help import passes, socket_pair
+from run_modes import guest_run
+from trio_uring._engine_ring import EngineRing
+turned, scope = EngineRing.turned, trio.CancelScope()
+def cancel_and_look(ring, count):
+    if count > 0:
+        scope.cancel()
+    return turned(ring, count)
+async def receive(sock):
+    with scope:
+        await sock.recv(1)
+async def report(sock):
+    print(await sock.recv(1), flush=True)
+    os._exit(0)
+async def main():
+    async with socket_pair() as (one, _), socket_pair() as (other, peer):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, one)
+            nursery.start_soon(report, other)
+            await passes(3)
+            EngineRing.turned = cancel_and_look
+            peer.send(b"x")
+            await trio.sleep(WAIT_S)
+            print("lost", flush=True)
+            os._exit(0)
+guest_run(main)
+"""
+
+
+def test_a_cancel_while_completions_are_looked_at_loses_none() -> None:
+    """A guest run submits it at once, and takes out what has completed: to where the others are."""
+    program = CANCEL_WHILE_LOOKING.replace("WAIT_S", "5")
+    assert run_python(program).stdout == "b'x'\n"
+
+
+# -- numbers that change, and records that are free ------------------------------------------------
+
+
+class Changing:
+    """A number of somebody else's, who changes it: asked twice, it is another."""
+
+    def __init__(self, *values: int) -> None:
+        self._values = list(values)
+
+    def __index__(self) -> int:
+        return self._values.pop(0) if len(self._values) > 1 else self._values[0]
+
+    def __lt__(self, other: int) -> bool:
+        return self._values[0] < other
+
+    def __gt__(self, other: int) -> bool:
+        return self._values[0] > other
+
+
+async def test_the_kernel_writes_no_more_than_there_is_memory() -> None:
+    """What is allocated, and what the kernel is told, is one number."""
+    number: Any = Changing
+    reader, writer = await trio_uring.pipe_direct()
+    async with reader, writer:
+        await writer.write(b"0123456789")
+        # Of so many the memory has a few to spare.
+        assert await reader.read(number(4, 7)) == b"0123"
+        assert await reader.read(10) == b"456789"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="None is not counted")
+async def test_a_record_of_an_exchange_that_did_not_fit_keeps_no_reference() -> None:
+    """Python does it then, and C has the record next."""
+    async with socket_pair() as (ours, theirs), trio.open_nursery() as nursery:
+        await share_buffers(ours, theirs)
+        for _ in range(2):
+            nursery.start_soon(busy)
+        await passes(3)
+
+        async def exchanges(count: int) -> None:
+            for _ in range(count):
+                for exchange in (ours._exchange_anyhow, ours.exchange):
+                    theirs.send(b"x")
+                    assert await exchange(b"y", 1) == b"x"
+                    assert theirs.recv(1) == b"y"
+
+        await exchanges(10)
+        gc.collect()
+        before = sys.getrefcount(None)
+        await exchanges(1000)
+        gc.collect()
+        assert sys.getrefcount(None) - before < 500
+        nursery.cancel_scope.cancel()
+
+
+# -- other threads, and too little memory ----------------------------------------------------------
+
+CANCEL_ELSEWHERE = """
+import contextlib, os, threading, trio
+from engine_help import Asleep, socket_pair
+from run_modes import guest_run
+asleep, scope = Asleep(), trio.CancelScope()
+def cancel():
+    asleep.event.wait()
+    with contextlib.suppress(RuntimeError):  # Trio is not made for threads
+        scope.cancel()
+def give_up():
+    print("asleep", flush=True)
+    os._exit(0)
+async def main():
+    async with socket_pair() as (sock, _):
+        trio.lowlevel.add_instrument(asleep)
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        timer = threading.Timer(5, give_up)
+        timer.start()
+        with scope:
+            await sock.recv(1)
+        timer.cancel()
+    print("cancelled", scope.cancelled_caught)
+guest_run(main)
+"""
+
+
+def test_a_cancel_by_a_finalizer_in_another_thread_reaches_a_guest_run() -> None:
+    """Garbage may be collected in the worker thread; with stock Trio the run wakes."""
+    assert run_python(CANCEL_ELSEWHERE).stdout == "cancelled True\n"
+
+
+LITTLE_MEMORY = """
+import os, sys, threading, trio, trio_uring
+from engine_help import engine, passes, socket_pair
+def refuse(name):
+    here = engine()
+    usual = getattr(here, name)
+    def refuse_once(*args):
+        setattr(here, name, usual)
+        raise MemoryError
+    setattr(here, name, refuse_once)
+def give_up():
+    print("hangs", flush=True)
+    os._exit(0)
+async def receive(sock):
+    try:
+        await sock.recv(1)
+    except MemoryError:
+        print("MemoryError")
+async def main():
+    async with socket_pair() as (sock, peer):
+        peer.send(b"x")
+        await sock.recv(1)
+        async with trio.open_nursery() as nursery:
+            if sys.argv[1] == "_sleep":
+                refuse("_sleep")
+            nursery.start_soon(receive, sock)
+            await passes(3)
+            if sys.argv[1] == "_reschedule":
+                refuse("_reschedule")
+                peer.send(b"x")
+        await trio.sleep(0)
+        print(engine().in_flight, sock._receiving)
+        if sys.argv[1] == "_reschedule":
+            os._exit(0)  # the driver is broken
+timer = threading.Timer(5, give_up)
+timer.start()
+trio.run(main)
+timer.cancel()
+"""
+
+
+@pytest.mark.parametrize("name", ["_sleep", "_reschedule"])
+def test_a_task_learns_that_there_was_no_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it sleeps, nothing has begun; while it is woken, it gets the error."""
+    monkeypatch.setenv("TRIO_URING_DRIVER", "hosted")
+    monkeypatch.setenv("TRIO_URING_TEST_RUN", "adopted")
+    assert run_python(LITTLE_MEMORY, name).stdout == "MemoryError\n0 False\n"
