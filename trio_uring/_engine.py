@@ -9,7 +9,9 @@ same for a Trio whose loop it knows, in fewer steps.
 from __future__ import annotations
 
 import errno
+import functools
 import os
+from threading import get_ident
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,13 @@ from ._operation import (
 from ._prep import prep_cancel, prep_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Concatenate, TypeVar
+
+    from typing_extensions import ParamSpec
+
+    ParamsT = ParamSpec("ParamsT")
+    ResultT = TypeVar("ResultT")
 
 
 # EBUSY, EAGAIN: the kernel wants completions to be taken, or has no memory now; the SQEs stay
@@ -44,6 +52,25 @@ _AGAIN_AFTER_AT = address_of(_AGAIN_AFTER)
 DRAIN_TIMEOUT_S = 10.0
 
 
+def _in_one_step(
+    method: Callable[Concatenate[Engine, ParamsT], ResultT],
+) -> Callable[Concatenate[Engine, ParamsT], ResultT]:
+    """Cancels that come in its middle, from finalizers and signal handlers, wait for its end.
+
+    The completions that it looks at would be overwritten by those that submitting them brings.
+    """
+
+    @functools.wraps(method)
+    def step(self: Engine, /, *args: ParamsT.args, **kwargs: ParamsT.kwargs) -> ResultT:
+        self._inside += 1
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._inside -= 1
+
+    return step
+
+
 class Engine(EngineBegin):
     """One ring, its file table, and the operations in flight."""
 
@@ -54,7 +81,12 @@ class Engine(EngineBegin):
         if self.closed:
             return
         self._cancels.append(record.user_data)
-        if self.driver.submits_cancels_at_once:
+        if not self.driver.submits_cancels_at_once:
+            return
+        if self._inside or get_ident() != self._thread:
+            # Called by what a step of the engine made Python run: a finalizer, a signal handler.
+            self.driver.wake()
+        else:
             try:
                 self.flush_now()
             except (SubmissionQueueFull, OSError):
@@ -77,22 +109,29 @@ class Engine(EngineBegin):
 
     def _write_cancels(self) -> None:
         while self._cancels:
-            user_data = self._cancels[-1]
-            record = self.records[user_data & INDEX_MASK]
-            # Else it has ended meanwhile.
-            if record.user_data == user_data:
-                if record.is_linked:
-                    # What is linked behind an operation that has ended begins as deferred work of
-                    # the kernel; before that no cancel finds it.
-                    self._take_out()
-                for target in record.targets():
-                    prep_cancel(self.own_sqe(), target, 0, CANCEL_BIT | user_data)
-                    self.cancels_sent += 1
-            self._cancels.pop()
+            # Taken first: others may come in the middle.
+            user_data = self._cancels.pop()
+            try:
+                self._write_cancel(user_data)
+            except BaseException:
+                self._cancels.append(user_data)
+                raise
         while self._cancels_again:
             user_data = self._cancels_again[-1]
             prep_timeout(self.own_sqe(), _AGAIN_AFTER_AT, 0, 0, CANCEL_BIT | user_data)
-            self._cancels_again.pop()
+            self._cancels_again.remove(user_data)
+
+    def _write_cancel(self, user_data: int) -> None:
+        record = self.records[user_data & INDEX_MASK]
+        if record.user_data != user_data:
+            return  # it has ended meanwhile
+        if record.is_linked:
+            # What is linked behind an operation that has ended begins as deferred work of the
+            # kernel; before that no cancel finds it.
+            self._take_out()
+        for target in record.targets():
+            prep_cancel(self.own_sqe(), target, 0, CANCEL_BIT | user_data)
+            self.cancels_sent += 1
 
     def _cancel_answered(self, record: Any, user_data: int, res: int) -> None:
         """A request to cancel was carried out, or it is time for the next one.
@@ -113,6 +152,7 @@ class Engine(EngineBegin):
 
     # -- one pass ------------------------------------------------------------------------------
 
+    @_in_one_step
     def turn(self, timeout_ns: int) -> list[tuple[int, int, int]]:
         """Submits what is prepared and returns completions, waiting ``timeout_ns`` for the first.
 
@@ -147,6 +187,7 @@ class Engine(EngineBegin):
             cqes, self._stash = self._stash + cqes, []
         return cqes
 
+    @_in_one_step
     def submit(self) -> None:
         """Submits what is prepared, for a driver whose loop sleeps elsewhere."""
         self._hand_over()
@@ -201,6 +242,7 @@ class Engine(EngineBegin):
         else:
             self.late_completions += 1
 
+    @_in_one_step
     def flush_now(self) -> None:
         """Submits what is prepared, cancels included, and lets the kernel work it off.
 
@@ -221,6 +263,7 @@ class Engine(EngineBegin):
             fruitless = 0 if len(self._stash) > stashed else fruitless + 1
         raise SubmissionQueueFull("the kernel takes no submissions")
 
+    @_in_one_step
     def _take_out(self) -> None:
         count = self.ring.work_off()
         self._flushed = self.ring.tail

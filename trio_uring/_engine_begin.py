@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from struct import error as StructError
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from trio import lowlevel
@@ -53,7 +54,9 @@ class EngineBegin(EngineFiles):
 
     __slots__ = (
         "_generation",
+        "_inside",
         "_not_found",
+        "_thread",
         "cancels_sent",
         "driver",
         "late_completions",
@@ -81,6 +84,9 @@ class EngineBegin(EngineFiles):
         self.ring.on_fork = self._close_companions
         self._free_indices = []
         self._generation = 0
+        self._thread = get_ident()
+        # A step goes on that a cancel must not come into: see `_engine`.
+        self._inside = 0
         self._cancels = []
         # Of those that a request to cancel did not find, and of them, those whose time to wait
         # before the next request has not begun.
@@ -301,9 +307,11 @@ class EngineBegin(EngineFiles):
     def take_back(self, operation: Operation) -> bool:
         """Makes the operation's SQE a NOP, if it was not submitted yet."""
         tail = self.ring.tail
-        if (operation.position - self._flushed) & U32 >= (
-            tail - self._flushed
-        ) & U32 or self.closed:
+        if (
+            (operation.position - self._flushed) & U32 >= (tail - self._flushed) & U32
+            or self.closed
+            or get_ident() != self._thread
+        ):
             return False
         for position, user_data in operation.entries():
             sqe = self.ring.entry(position)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import enable_ki_protection
@@ -342,6 +343,7 @@ class _Pair:
 
 
 def _length(nbytes: int) -> int:
+    nbytes = index(nbytes)  # asked once: what is allocated is what the kernel is told
     if nbytes < 0:
         raise ValueError("a number of bytes must not be negative")
     return min(nbytes, TRANSFER_BYTES_MAX)

@@ -175,8 +175,6 @@ class FixedSocket(SocketReceive):
         self._sending = self._receiving = True
         try:
             count = await engine.wait(operation)
-            # The record is free, but nobody else has run who could have taken it.
-            operation.sent = None
             if operation.flags & F_BUFFER:
                 received: bytes = buffers.take(operation.flags, count)
                 return received

@@ -252,8 +252,10 @@ int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation)
     int rc = tn_is_none(operation->file) ? 0 : tn_operation_ended(operation->file);
     if (!rc)
         rc = count_up(task, tn_str__cancel_points) || count_up(task, tn_str__schedule_points);
+    if (rc) /* it has completed all the same */
+        PyErr_WriteUnraisable(task);
     Py_DECREF(task);
-    return rc ? -1 : 1;
+    return 1;
 }
 
 static PyObject *engine_wait(PyObject *self, PyObject *const *args, Py_ssize_t nargs)

@@ -204,7 +204,7 @@ struct tn_operation *tn_begin(struct tn_engine *engine, PyObject *file, struct t
 void tn_abandon(struct tn_operation *operation);
 /* What a method returns for a task to await; takes over the reference. */
 PyObject *tn_awaitable(struct tn_operation *operation, enum tn_kind kind, int prompt);
-/* Submits it out of turn, if nobody else can run. 1: it has completed; 0: not yet; -1: exception. */
+/* Submits it out of turn, if nobody else can run. Whether it has completed. */
 int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation);
 /* What the task gets; the record is free again. NULL: an exception. */
 PyObject *tn_outcome(struct tn_operation *operation);

@@ -130,11 +130,10 @@ static PyObject *step(struct tn_operation *operation, PyObject *sent, int *ended
 {
     *ended = 1;
     switch (operation->state) {
-    case TN_PROMPT: {
-        int finished = tn_finished_now(operation->engine, operation);
-        if (finished)
-            return finished < 0 ? NULL : tn_outcome(operation);
-    } /* fall through */
+    case TN_PROMPT:
+        if (tn_finished_now(operation->engine, operation))
+            return tn_outcome(operation);
+        /* fall through */
     case TN_BEGUN:
         *ended = 0;
         return asleep(operation);
@@ -176,6 +175,17 @@ static PyObject *operation_next(PyObject *self)
     return operation_send(self, Py_None);
 }
 
+/* Nobody will wait for it: as if it had not begun. Keeps the exception. */
+static void take_back(struct tn_operation *operation)
+{
+    struct tn_queue *queue = operation->engine->queue;
+    uint32_t count = tn_is_none(operation->sent) ? 1 : 2;
+    for (uint32_t i = 0; queue->sqes && i < count; i++)
+        queue->sqes[(operation->position - i) & queue->mask] = (struct tu_sqe){0};
+    Py_CLEAR(operation->sent);
+    tn_abandon(operation);
+}
+
 PyObject *tn_awaitable(struct tn_operation *operation, enum tn_kind kind, int prompt)
 {
     struct tn_engine *engine = operation->engine;
@@ -184,6 +194,10 @@ PyObject *tn_awaitable(struct tn_operation *operation, enum tn_kind kind, int pr
     if (engine->runner)
         return (PyObject *)operation;
     PyObject *sleep = PyObject_CallFunctionObjArgs(engine->sleep, operation->message, NULL);
+    if (!sleep) {
+        take_back(operation);
+        return NULL;
+    }
     Py_DECREF(operation);
     return sleep;
 }

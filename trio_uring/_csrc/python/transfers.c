@@ -185,8 +185,9 @@ static PyObject *begin_receive(PyObject *self, PyObject *bufsize)
         .opcode = OP_RECV, .flags = F_BUFFER_SELECT, .len = (uint32_t)nbytes});
     if (!operation)
         return NULL;
-    socket->receiving = 1;
-    return tn_awaitable(operation, TN_RECEIVED, 0);
+    PyObject *awaitable = tn_awaitable(operation, TN_RECEIVED, 0);
+    socket->receiving = awaitable != NULL;
+    return awaitable;
 }
 
 /* Into a buffer of the caller's: all of it. */
@@ -206,8 +207,9 @@ static PyObject *begin_receive_into(PyObject *self, PyObject *buffer)
         Py_RETURN_NONE;
     }
     keep(operation, &lent);
-    socket->receiving = 1;
-    return tn_awaitable(operation, TN_NUMBER, 0);
+    PyObject *awaitable = tn_awaitable(operation, TN_NUMBER, 0);
+    socket->receiving = awaitable != NULL;
+    return awaitable;
 }
 
 /* The task gets None, or how many bytes if that is not all. */
@@ -228,8 +230,9 @@ static PyObject *begin_send(PyObject *self, PyObject *data)
         Py_RETURN_NONE;
     }
     keep(operation, &lent);
-    socket->sending = 1;
-    return tn_awaitable(operation, TN_SENT, 1);
+    PyObject *awaitable = tn_awaitable(operation, TN_SENT, 1);
+    socket->sending = awaitable != NULL;
+    return awaitable;
 }
 
 /* A send, and linked behind it a receive. If not all is sent the receive ends with ECANCELED. NULL
@@ -280,8 +283,9 @@ static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_
         Py_RETURN_NONE;
     }
     keep(operation, &lent);
-    socket->sending = socket->receiving = 1;
-    return tn_awaitable(operation, TN_RECEIVED, 0);
+    PyObject *awaitable = tn_awaitable(operation, TN_RECEIVED, 0);
+    socket->sending = socket->receiving = awaitable != NULL;
+    return awaitable;
 }
 
 #define FAST(function) (PyCFunction)(void *)function, METH_FASTCALL

@@ -76,13 +76,15 @@ static int take_turn(struct tn_engine *engine, int64_t timeout_ns)
 static int wake(struct tn_operation *operation, PyObject *append)
 {
     PyObject *task = operation->task;
-    operation->task = NULL;
     if (!operation->engine->runner) {
         PyObject *done = PyObject_CallFunctionObjArgs(append, task, operation, NULL);
-        Py_XDECREF(done);
-        Py_DECREF(task);
-        return done ? 0 : -1;
+        if (!done)
+            return -1; /* it waits, and Engine.fail wakes it */
+        Py_DECREF(done);
+        Py_CLEAR(operation->task);
+        return 0;
     }
+    operation->task = NULL;
     PyObject *coro = PyObject_GetAttr(task, tn_str_coro);
     PyObject *send = coro ? PyObject_GetAttr(coro, tn_str_send) : NULL;
     Py_XDECREF(coro);
