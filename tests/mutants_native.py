@@ -45,15 +45,18 @@ MUTANTS = [
     Mutant(
         "a_send_keeps_no_data",
         TRANSFERS,
-        "    keep(operation, &lent);\n    socket->sending = 1;",
-        "    take_back(&lent);\n    operation->nbytes = lent.nbytes;\n    socket->sending = 1;",
+        "    keep(operation, &lent);\n"
+        "    PyObject *awaitable = tn_awaitable(operation, TN_SENT, 1);",
+        "    take_back(&lent);\n    operation->nbytes = lent.nbytes;\n"
+        "    PyObject *awaitable = tn_awaitable(operation, TN_SENT, 1);",
         ("test_native.py::outlive_the_task and send",),
     ),
     Mutant(
         "an_exchange_keeps_no_data",
         TRANSFERS,
-        "    keep(operation, &lent);\n    socket->sending = socket->receiving",
-        "    take_back(&lent);\n    socket->sending = socket->receiving",
+        "    keep(operation, &lent);\n"
+        "    PyObject *awaitable = tn_awaitable(operation, TN_RECEIVED, 0);",
+        "    take_back(&lent);\n    PyObject *awaitable = tn_awaitable(operation, TN_RECEIVED, 0);",
         ("test_native.py::outlive_the_task and exchange",),
     ),
     Mutant(
@@ -269,29 +272,29 @@ MUTANTS = [
     Mutant(
         "a_receive_is_not_seen",
         TRANSFERS,
-        "    socket->receiving = 1;\n",
+        "    socket->receiving = awaitable != NULL;\n",
         "",
         ("test_engine_sockets.py::row_55",),
     ),
     Mutant(
         "a_send_is_not_seen",
         TRANSFERS,
-        "    socket->sending = 1;\n",
+        "    socket->sending = awaitable != NULL;\n",
         "",
         ("test_engine_sockets.py::row_55",),
     ),
     Mutant(
         "the_receive_of_an_exchange_is_not_seen",
         TRANSFERS,
-        "    socket->sending = socket->receiving = 1;",
-        "    socket->sending = 1;",
+        "    socket->sending = socket->receiving = awaitable != NULL;",
+        "    socket->sending = awaitable != NULL;",
         ("test_exchange.py::keeps_others",),
     ),
     Mutant(
         "the_send_of_an_exchange_is_not_seen",
         TRANSFERS,
-        "    socket->sending = socket->receiving = 1;",
-        "    socket->receiving = 1;",
+        "    socket->sending = socket->receiving = awaitable != NULL;",
+        "    socket->receiving = awaitable != NULL;",
         ("test_exchange.py::keeps_others",),
     ),
     Mutant(
