@@ -7,7 +7,6 @@ knows, in fewer steps.
 
 from __future__ import annotations
 
-import socket
 from struct import error as StructError
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -15,24 +14,21 @@ from typing import TYPE_CHECKING, Any
 from trio import lowlevel
 from trio.lowlevel import enable_ki_protection
 
-from ._abi import Op, SqeFlag
 from ._engine_files import EngineFiles
 from ._errors import SubmissionQueueFull
 from ._operation import (
-    BUFFER_SELECT,
     EPOLL_ID,
     GENERATION,
     IGNORED_ID,
     INDEX_MASK,
     OWN_IDS,
-    SEND_BIT,
     USER_DATA_MASK,
     Ignored,
     Notification,
     Operation,
 )
 from ._prep import prep_nop
-from ._prep_entry import U32, pack_any
+from ._prep_entry import U32
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,11 +38,6 @@ if TYPE_CHECKING:
     from ._options import RingOptions
     from ._sqe import Sqe
     from ._waiter import Waiter
-
-# As plain numbers: the hot path packs them.
-_RECV, _SEND = int(Op.RECV), int(Op.SEND)
-_IO_LINK = int(SqeFlag.IO_LINK)
-_WHOLE = int(socket.MSG_NOSIGNAL | socket.MSG_WAITALL)
 
 
 class EngineBegin(EngineFiles):
@@ -162,34 +153,6 @@ class EngineBegin(EngineFiles):
         number, flags = file._checked_number(), sqe_flags | file._fixed
         operation: Operation = self.begin_entry(
             file, opcode, flags, number, offset, address, nbytes, op_flags, 0, pins
-        )
-        return operation
-
-    def begin_exchange(
-        self, file: Any, address: int, nbytes: int, bufsize: int, pins: Any = None
-    ) -> Operation:
-        """Begins to send all, and linked behind it a receive into a shared buffer, for `wait`.
-
-        If not all is sent the receive ends with ECANCELED, and ``sent`` says what was.
-        """
-        self.make_room(2)
-        ring = self.ring
-        position = ring.tail
-        sqe = ring.get_sqe()
-        prep_nop(sqe, IGNORED_ID)
-        operation = self.begin_transfer(file, _RECV, BUFFER_SELECT, 0, bufsize, 0, 0, pins)
-        operation.sent = -1
-        pack_any(
-            ring.entry(position).memory,
-            sqe.at,
-            _SEND,
-            _IO_LINK | file._fixed,
-            file._number,
-            0,
-            address,
-            nbytes,
-            _WHOLE,
-            operation.user_data | SEND_BIT,
         )
         return operation
 

@@ -20,7 +20,7 @@ from ._capabilities import capabilities
 from ._engine_slots import begin_accept, take_slot
 from ._fixed_file import _length
 from ._msghdr import Msghdr
-from ._operation import F_BUFFER, BringsFd
+from ._operation import BringsFd
 from ._prep import (
     prep_accept,
     prep_send_zc,
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 # As plain numbers: the hot path packs them.
 _SEND = int(Op.SEND)
 _NO_SIGNAL = int(stdlib_socket.MSG_NOSIGNAL)
-# What one receive takes at the most; a shared buffer is shorter.
-_SHARED_BYTES_MAX = 1 << 30
 
 
 def _pinned(data: ReadableBuffer) -> bytes | PinnedBuffer:
@@ -138,7 +136,7 @@ class FixedSocket(SocketReceive):
         """
         exchanging = self._begin_exchange(data, bufsize)
         if exchanging is None:
-            return await self._exchange_anyhow(data, index(bufsize))
+            return await self._exchange_in_turn(data, index(bufsize))
         try:
             received: bytes = await exchanging
             return received
@@ -150,45 +148,6 @@ class FixedSocket(SocketReceive):
             self._sending = self._receiving = False
         return await self._exchange_rest(_pinned(data), sent, bufsize)
 
-    async def _exchange_anyhow(self, data: ReadableBuffer, bufsize: int) -> bytes:
-        """`exchange`, where something is unusual."""
-        engine = self._engine
-        buffers = engine.buffers
-        if (
-            buffers is None
-            or engine._prompt_left  # nobody else can run: then the send ends at once anyway
-            or not engine.ring._mask  # the two would not fit in the queue
-            or not self._may_share
-            or not 0 < bufsize < _SHARED_BYTES_MAX
-            or self._received
-        ):
-            return await self._exchange_in_turn(data, bufsize)
-        if self._sending or self._send_lost is not None:
-            self._start_sending()  # raises
-        if self._receiving or self._receive_lost is not None:
-            self._start_receiving()
-        pin = _pinned(data)
-        if not len(pin):
-            return await self.recv(bufsize)
-        lent, address, nbytes = readable(pin)
-        operation = engine.begin_exchange(self, address, _length(nbytes), bufsize, lent)
-        self._sending = self._receiving = True
-        try:
-            count = await engine.wait(operation)
-            if operation.flags & F_BUFFER:
-                received: bytes = buffers.take(operation.flags, count)
-                return received
-            if self._send_lost is not None:
-                self._at_end()
-            return b""
-        except OSError as exc:
-            sent = engine.sent
-            if exc.errno not in (errno.ECANCELED, errno.ENOBUFS):
-                self._receive_failed(exc)
-        finally:
-            self._sending = self._receiving = False
-        return await self._exchange_rest(pin, sent, bufsize)
-
     async def _exchange_rest(self, data: bytes | PinnedBuffer, sent: int, bufsize: int) -> bytes:
         """The send failed or was cut short, or there was no shared buffer for the receive."""
         if sent < 0:
@@ -199,6 +158,7 @@ class FixedSocket(SocketReceive):
         return await self.recv(bufsize)
 
     async def _exchange_in_turn(self, data: ReadableBuffer, bufsize: int) -> bytes:
+        """`exchange`, where something is unusual: in two steps."""
         bufsize = _length(bufsize)
         self._start_receiving()  # nobody else may, meanwhile
         try:

@@ -199,8 +199,10 @@ class Operation(_native.Operation):
         self.task = None
         if file is not None:
             file._operation_ended()
-        if task is not None:  # else `Engine.fail` has woken it
+        if task is not None:
             trio.lowlevel.reschedule(task, self)  # type: ignore[arg-type]
+        elif engine.failure is None:
+            self.recycle()  # its task had no memory to wait for it; else `Engine.fail` has woken it
 
     def _abort(self, raise_cancel: Callable[[], NoReturn]) -> Abort:
         # An exception here would crash the whole run.

@@ -17,18 +17,18 @@ static void swap_out(PyObject **place, PyObject **garbage, int *count)
     }
 }
 
-static int keep(struct tn_engine *engine, struct tn_operation *operation)
+/* Without memory for that it is not used again. */
+static void keep(struct tn_engine *engine, struct tn_operation *operation)
 {
     if (engine->pool_count == engine->pool_size) {
         Py_ssize_t size = engine->pool_size ? 2 * engine->pool_size : 16;
         void *bigger = PyMem_Realloc(engine->pool, (size_t)size * sizeof(*engine->pool));
         if (!bigger)
-            return -1; /* it is not used again */
+            return;
         engine->pool = bigger;
         engine->pool_size = size;
     }
     engine->pool[engine->pool_count++] = tn_new_ref(operation);
-    return 0;
 }
 
 /* Letting go of what it kept can run any code: the record is in order by then. */
@@ -175,11 +175,17 @@ static PyObject *operation_next(PyObject *self)
     return operation_send(self, Py_None);
 }
 
-/* Nobody will wait for it: as if it had not begun. Keeps the exception. */
+/* Nobody will wait for it: as if it had not begun, unless what ran since has submitted it. Then KERNEL
+ * OWNS what it keeps, and nobody is told of its end. Keeps the exception. */
 static void take_back(struct tn_operation *operation)
 {
     struct tn_queue *queue = operation->engine->queue;
-    uint32_t count = tn_is_none(operation->sent) ? 1 : 2;
+    uint32_t count = tn_is_none(operation->sent) ? 1 : 2, flushed = operation->engine->flushed;
+    if (operation->position - flushed >= queue->tail - flushed) {
+        Py_CLEAR(operation->task);
+        Py_DECREF(operation);
+        return;
+    }
     for (uint32_t i = 0; queue->sqes && i < count; i++)
         queue->sqes[(operation->position - i) & queue->mask] = (struct tu_sqe){0};
     Py_CLEAR(operation->sent);

@@ -124,6 +124,26 @@ static void keep(struct tn_operation *operation, const struct lent *lent)
     operation->nbytes = lent->nbytes;
 }
 
+/* `begin` with memory that was lent; if that fails it is taken back. No engine: nothing to begin. */
+static struct tn_operation *begin_lent(PyObject *self, struct tn_engine *engine, struct lent *lent,
+                                       struct tu_sqe entry)
+{
+    entry.addr = (uintptr_t)lent->start;
+    entry.len = lent->nbytes;
+    struct tn_operation *operation = engine ? begin(self, engine, entry) : NULL;
+    if (operation)
+        keep(operation, lent);
+    else
+        take_back(lent);
+    return operation;
+}
+
+/* Of a method that has begun nothing: an exception, or None for Python to do it. */
+static PyObject *nothing(void)
+{
+    return PyErr_Occurred() ? NULL : tn_new_ref(Py_None);
+}
+
 static PyObject *begin_transfer(PyObject *self, PyObject *const *args, Py_ssize_t nargs, int opcode)
 {
     long long offset;
@@ -131,18 +151,10 @@ static PyObject *begin_transfer(PyObject *self, PyObject *const *args, Py_ssize_
     if (nargs != 2 || !number(args[1], 0, INT64_MAX, &offset) ||
         !lend(args[0], opcode == OP_READ ? PyBUF_WRITABLE : PyBUF_SIMPLE, 0, &lent))
         Py_RETURN_NONE;
-    struct tn_engine *engine = engine_of(self);
-    struct tn_operation *operation = !engine ? NULL : begin(self, engine, (struct tu_sqe){
-        .opcode = (uint8_t)opcode, .off = (uint64_t)offset, .addr = (uintptr_t)lent.start,
-        .len = lent.nbytes});
-    if (!operation) {
-        take_back(&lent);
-        if (engine)
-            return NULL;
-        Py_RETURN_NONE;
-    }
-    keep(operation, &lent);
-    return tn_awaitable(operation, TN_NUMBER, 1);
+    struct tn_operation *operation = begin_lent(
+        self, engine_of(self), &lent,
+        (struct tu_sqe){.opcode = (uint8_t)opcode, .off = (uint64_t)offset});
+    return operation ? tn_awaitable(operation, TN_NUMBER, 1) : nothing();
 }
 
 static PyObject *begin_readinto(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
@@ -197,16 +209,10 @@ static PyObject *begin_receive_into(PyObject *self, PyObject *buffer)
     struct lent lent;
     if (!lend(buffer, PyBUF_WRITABLE, 1, &lent))
         Py_RETURN_NONE;
-    struct tn_engine *engine = can_receive(socket) ? engine_of(self) : NULL;
-    struct tn_operation *operation = !engine ? NULL : begin(self, engine, (struct tu_sqe){
-        .opcode = OP_RECV, .addr = (uintptr_t)lent.start, .len = lent.nbytes});
-    if (!operation) {
-        take_back(&lent);
-        if (engine)
-            return NULL;
-        Py_RETURN_NONE;
-    }
-    keep(operation, &lent);
+    struct tn_operation *operation = begin_lent(
+        self, can_receive(socket) ? engine_of(self) : NULL, &lent, (struct tu_sqe){.opcode = OP_RECV});
+    if (!operation)
+        return nothing();
     PyObject *awaitable = tn_awaitable(operation, TN_NUMBER, 0);
     socket->receiving = awaitable != NULL;
     return awaitable;
@@ -219,36 +225,43 @@ static PyObject *begin_send(PyObject *self, PyObject *data)
     struct lent lent;
     if (!lend(data, PyBUF_SIMPLE, 1, &lent))
         Py_RETURN_NONE;
-    struct tn_engine *engine = can_send(socket) ? engine_of(self) : NULL;
-    struct tn_operation *operation = !engine ? NULL : begin(self, engine, (struct tu_sqe){
-        .opcode = OP_SEND, .addr = (uintptr_t)lent.start, .len = lent.nbytes,
-        .op_flags = MSG_NOSIGNAL});
-    if (!operation) {
-        take_back(&lent);
-        if (engine)
-            return NULL;
-        Py_RETURN_NONE;
-    }
-    keep(operation, &lent);
+    struct tn_operation *operation = begin_lent(
+        self, can_send(socket) ? engine_of(self) : NULL, &lent,
+        (struct tu_sqe){.opcode = OP_SEND, .op_flags = MSG_NOSIGNAL});
+    if (!operation)
+        return nothing();
     PyObject *awaitable = tn_awaitable(operation, TN_SENT, 1);
     socket->sending = awaitable != NULL;
     return awaitable;
 }
 
+/* What is linked is submitted together: two entries must be free. 0: they are not, nor can be. */
+static int has_room_for_two(struct tn_engine *engine)
+{
+    struct tn_queue *queue = engine->queue;
+    if (!queue->sqes || !queue->mask)
+        return 0;
+    if (queue->limit - queue->tail >= 2)
+        return 1;
+    PyObject *none = PyObject_CallMethod((PyObject *)engine, "make_room", "i", 2);
+    Py_XDECREF(none);
+    return none != NULL;
+}
+
 /* A send, and linked behind it a receive. If not all is sent the receive ends with ECANCELED. NULL
- * without an exception: there is no room for two. */
-static struct tn_operation *exchange(PyObject *self, struct tn_engine *engine,
-                                     const struct lent *lent, uint32_t bufsize)
+ * without an exception: what ran while the record was made has taken the room. */
+static struct tn_operation *exchange(PyObject *self, struct tn_engine *engine, struct lent *lent,
+                                     uint32_t bufsize)
 {
     struct tn_handle *socket = (struct tn_handle *)self;
     struct tn_queue *queue = engine->queue;
-    struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
-        .opcode = OP_SEND, .flags = F_IO_LINK, .addr = (uintptr_t)lent->start, .len = lent->nbytes,
-        .op_flags = MSG_NOSIGNAL | MSG_WAITALL});
+    struct tn_operation *operation = begin_lent(
+        self, engine, lent, (struct tu_sqe){.opcode = OP_SEND, .flags = F_IO_LINK,
+                                            .op_flags = MSG_NOSIGNAL | MSG_WAITALL});
     if (!operation)
         return NULL;
     struct tu_sqe *send = &queue->sqes[operation->position & queue->mask];
-    if (queue->tail == queue->limit) { /* taken by what ran while the record was made */
+    if (queue->tail == queue->limit) {
         *send = (struct tu_sqe){0};
         tn_abandon(operation);
         return NULL;
@@ -271,18 +284,15 @@ static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_
         !lend(args[0], PyBUF_SIMPLE, 1, &lent))
         Py_RETURN_NONE;
     struct tn_engine *engine = engine_of(self);
-    /* With nobody else to run the send ends at once anyway. What is linked is submitted together. */
-    int can = engine && can_send(socket) && can_share(socket, engine) && !engine->prompt_left &&
-              engine->queue->sqes && engine->queue->limit - engine->queue->tail >= 2;
-    struct tn_operation *operation =
-        can ? exchange(self, engine, &lent, (uint32_t)bufsize) : NULL;
-    if (!operation) {
+    /* With nobody else to run the send ends at once anyway. */
+    if (!engine || !can_send(socket) || !can_share(socket, engine) || engine->prompt_left ||
+        !has_room_for_two(engine)) {
         take_back(&lent);
-        if (PyErr_Occurred())
-            return NULL;
-        Py_RETURN_NONE;
+        return nothing();
     }
-    keep(operation, &lent);
+    struct tn_operation *operation = exchange(self, engine, &lent, (uint32_t)bufsize);
+    if (!operation)
+        return nothing();
     PyObject *awaitable = tn_awaitable(operation, TN_RECEIVED, 0);
     socket->sending = socket->receiving = awaitable != NULL;
     return awaitable;
