@@ -503,26 +503,30 @@ def test_a_task_learns_that_there_was_no_memory(name: str, monkeypatch: pytest.M
     assert run_python(LITTLE_MEMORY, name).stdout == "MemoryError\n0 False\n"
 
 
-async def test_what_was_submitted_in_vain_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_submitted_in_vain_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A finalizer has submitted the receive, and then there is no memory to sleep with."""
-    monkeypatch.setenv("TRIO_URING_DRIVER", "hosted")
-    async with socket_pair() as (sock, peer):
-        here, buffer = engine(), bytearray(4)
-        usual = here._sleep
 
-        def submit_and_refuse(abort: object) -> None:
-            here._sleep = usual
-            here.flush_now()
-            raise MemoryError
+    async def main() -> None:
+        async with socket_pair() as (sock, peer):
+            here, buffer = engine(), bytearray(4)
+            usual = here._sleep
 
-        here._sleep = submit_and_refuse
-        with pytest.raises(MemoryError):
-            await sock.recv_into(buffer)
-        with pytest.raises(BufferError):
+            def submit_and_refuse(abort: object) -> None:
+                here._sleep = usual
+                here.flush_now()
+                raise MemoryError
+
+            here._sleep = submit_and_refuse
+            with trio.fail_after(WAIT_S):
+                with pytest.raises(MemoryError):
+                    await sock.recv_into(buffer)
+                with pytest.raises(BufferError):
+                    buffer.append(0)
+                peer.send(b"data")
+                while sock._in_flight:
+                    await trio.lowlevel.checkpoint()
+            assert buffer == b"data"
             buffer.append(0)
-        peer.send(b"data")
-        with trio.fail_after(WAIT_S):
-            while sock._in_flight:
-                await trio.lowlevel.checkpoint()
-        assert buffer == b"data"
-        buffer.append(0)
+
+    monkeypatch.setenv("TRIO_URING_DRIVER", "hosted")
+    trio.run(main)
