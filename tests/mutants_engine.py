@@ -588,14 +588,14 @@ MUTANTS = [
         "if False:",
         ("test_engine_process.py::row_75",),
     ),
-    # Shortcuts
     Mutant(
-        "finishing_in_place_among_others",
-        "_hot.py",
-        "        if runnable > 1:\n",
-        "        if False:\n",
-        ("test_hot.py::not_alone",),
+        "a_driver_that_broke_wakes_only_operations",
+        "_engine.py",
+        "                record.driver_broke()\n",
+        "                pass\n",
+        ("test_traps.py::wakes_all_who_wait",),
     ),
+    # Shortcuts
     Mutant(
         "a_ring_that_sleeps_is_not_woken",
         "_adopted.py",

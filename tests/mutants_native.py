@@ -404,7 +404,7 @@ MUTANTS = [
         ("test_hot.py::timeout_ends or readiness_and or not_alone",),
     ),
     Mutant(
-        "finishing_in_place_among_others_in_c",
+        "finishing_in_place_among_others",
         TURN,
         "    if (runnable > 1) {",
         "    if (0) {",
@@ -564,8 +564,8 @@ MUTANTS = [
     Mutant(
         "a_run_that_is_idle_enters_its_ring_in_c",
         TURN,
-        "} else if (is_idle(engine)) {",
-        "} else if (0) {",
+        " || driver->idle_passes > TN_IDLE_MAX)",
+        ")",
         ("test_hot.py::does_not_enter",),
     ),
     Mutant(
@@ -578,8 +578,8 @@ MUTANTS = [
     Mutant(
         "a_guest_is_taken_for_a_run_of_its_own",
         TURN,
-        " || driver->is_guest != Py_False ||",
-        " ||",
+        "unusual = driver->is_guest != Py_False ||",
+        "unusual =",
         ("test_engine_guest.py::row_28",),
     ),
     Mutant(

@@ -13,6 +13,7 @@ import pytest
 import trio
 from engine_help import WAIT_S, Asleep, engine, rounds, run_python, socket_pair
 from test_engine_process import work_a_little
+from trio._core import _run
 from trio._core._io_epoll import EpollIOManager
 from trio._core._run import Runner
 
@@ -64,8 +65,41 @@ def another_reschedule(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Runner, "reschedule", lambda self, *args: reschedule(self, *args))
 
 
+class Proxy:
+    """Has the names of another object, and is of no known type."""
+
+    def __init__(self, of: Any) -> None:
+        self._of = of
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
+
+    def __contains__(self, hook: str) -> bool:
+        return hook in self._of
+
+
+def instruments_of_another_kind(patch: pytest.MonkeyPatch) -> None:
+    """C looks into the dictionary of hooks."""
+    kind: Any = vars(_run)["Instruments"]
+    patch.setattr(_run, "Instruments", lambda incoming: Proxy(kind(incoming)))
+
+
+def a_context_of_another_kind(patch: pytest.MonkeyPatch) -> None:
+    """C looks into the dictionary of the thread."""
+    patch.setattr(_adopted, "_context", Proxy(_run.GLOBAL_RUN_CONTEXT))
+
+
 @pytest.mark.usefixtures("_nobody_was_warned")
-@pytest.mark.parametrize("change", [a_new_method, another_signature, another_reschedule])
+@pytest.mark.parametrize(
+    "change",
+    [
+        a_new_method,
+        another_signature,
+        another_reschedule,
+        instruments_of_another_kind,
+        a_context_of_another_kind,
+    ],
+)
 def test_a_trio_with_another_loop_gets_the_hosted_driver_and_one_warning(
     change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

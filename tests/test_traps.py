@@ -413,22 +413,31 @@ class BoomError(Exception):
 
 BROKEN_HOOK = """
 import os, sys, trio, trio.testing, trio_uring
-from engine_help import engine, socket_pair
+from engine_help import engine, listen, socket_pair
 def broken(*args):
     raise OSError("broken")
 ended = []
-async def wait(sock):
+async def wait(async_fn):
     try:
-        await sock.poll(1)
+        await async_fn()
     except OSError as exc:
         ended.append(str(exc))
 async def main():
-    async with socket_pair() as (sock, _), trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(wait, sock)
+    listener, _ = await listen()
+    async with socket_pair() as (sock, _), listener, trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(wait, lambda: sock.poll(1))
+        async def chunks():
+            async with sock.recv_multishot() as received:
+                await received.__anext__()
+        nursery.start_soon(wait, chunks)
+        async def connections():
+            async with listener.accept_direct_multishot() as accepted:
+                await accepted.__anext__()
+        nursery.start_soon(wait, connections)
         await trio.testing.wait_all_tasks_blocked()
         setattr(engine(), sys.argv[1], broken)
-        while len(ended) < 3:
+        while len(ended) < 4:
             await trio.lowlevel.checkpoint()
         print(ended, flush=True)
         os._exit(0)
@@ -440,7 +449,7 @@ trio.run(main)
 @hosted
 def test_hosted_an_error_in_a_hook_wakes_all_who_wait(hook: str) -> None:
     """Trio disables a hook that raises, and says so in a log: all waiters would hang."""
-    assert run_python(BROKEN_HOOK, hook).stdout == f"{['broken'] * 3}\n"
+    assert run_python(BROKEN_HOOK, hook).stdout == f"{['broken'] * 4}\n"
 
 
 @hosted

@@ -76,10 +76,11 @@ class _Accept(Record):
         else:
             connections._failed(self.slot, res)
         listener._operation_ended()
-        if connections._taker.task is not None:
-            connections._taker.wake()
-        if connections._leaver.task is not None:
-            connections._leaver.wake()
+        connections._wake()
+
+    def driver_broke(self) -> None:
+        """As `Record.driver_broke`."""
+        self.connections._wake()
 
 
 class AcceptedConnections:
@@ -172,6 +173,12 @@ class AcceptedConnections:
         await self._taker.wait()
         if self._ended:
             raise self._over()
+
+    def _wake(self) -> None:
+        if self._taker.task is not None:
+            self._taker.wake()
+        if self._leaver.task is not None:
+            self._leaver.wake()
 
     def _over(self) -> trio.ClosedResourceError:
         return trio.ClosedResourceError("the async with block has ended")

@@ -32,7 +32,8 @@ import functools
 import inspect
 import os
 import select
-from threading import get_ident
+from collections import UserDict
+from threading import get_ident, local
 from typing import TYPE_CHECKING, Any
 
 from trio._core import _run
@@ -62,7 +63,7 @@ _MANAGER_METHODS = frozenset(
 # epoll's timeouts are rounded up to a millisecond.
 _EARLY_S = 0.002
 # Passes without an operation after which a run leaves its ring alone.
-IDLE_MAX = 8
+IDLE_MAX = _native.TN_IDLE_MAX
 _context: Any = _run.GLOBAL_RUN_CONTEXT
 
 
@@ -76,6 +77,8 @@ def recognises(runner: Any) -> bool:
             _recognises_class(manager_type)
             and callable(manager._epoll.fileno)
             and isinstance(runner.is_guest, bool)
+            and isinstance(runner.instruments, (dict, UserDict))
+            and isinstance(_context, local)
             and _hot.recognises(runner_type)
         )
     except (AttributeError, TypeError, ValueError):
@@ -163,16 +166,9 @@ class AdoptedDriver(_native.Driver):
             self._is_guest = self._runner.is_guest
             if self._is_guest:
                 self._become_guest()
-        elif not engine.has_work():
-            # Nothing is in flight either: else C would not have asked.
-            self._idle_passes = min(self._idle_passes, IDLE_MAX) + 1
-            if self._idle_passes > IDLE_MAX and not self._is_exact(timeout):
-                self._fall_asleep()
-                return self.get_events(timeout)
-            if not timeout and self._armed and engine.ring.is_silent():
-                return _NOTHING
-        else:
-            self._idle_passes = 0
+        elif self._idle_passes > IDLE_MAX and not self._is_exact(timeout):
+            self._fall_asleep()
+            return self.get_events(timeout)
         if not self._armed:
             self._arm()
         return engine.turn(int(timeout * 1e9) if timeout else 0)
@@ -180,9 +176,6 @@ class AdoptedDriver(_native.Driver):
     def _process_events_anyhow(self, events: Any) -> None:
         """Wakes the tasks of these completions, then those that epoll has ready."""
         engine = self.engine
-        if not events:
-            engine.nothing_happened()
-            return
         if events is _RING_IS_READY:
             self._drain_eventfd()
             events = engine.turn(0)
@@ -301,6 +294,5 @@ class AdoptedDriver(_native.Driver):
             os.eventfd_write(self._eventfd, 1)
 
 
-_NOTHING: list[tuple[int, int, int]] = []
 # Identity matters: what the worker thread of a guest run returns for "enter the ring".
 _RING_IS_READY: list[tuple[int, int, int]] = [(0, 0, 0)]

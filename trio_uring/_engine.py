@@ -2,8 +2,7 @@
 """The heart of a run: submits operations, hands completions to tasks, cancels. Knows no driver.
 
 One engine per Trio run. A driver calls `turn` once per pass of Trio's loop and gives the
-completions to `dispatch`. This is the plain form, with Trio's public names only; `_hot` has the
-same for a Trio whose loop it knows, in fewer steps.
+completions to `dispatch`, or has C do both where nothing is unusual: ``_csrc/python/turn.c``.
 """
 
 from __future__ import annotations
@@ -222,6 +221,8 @@ class Engine(EngineBegin):
             if isinstance(record, Operation) and record.in_flight:
                 task, record.task = record.task, None
                 lowlevel.reschedule(task, Error(failure))
+            else:
+                record.driver_broke()
 
     def dispatch(self, cqes: Sequence[tuple[int, int, int]]) -> None:
         """Hands each completion to its record."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The half of the engine that tasks call: it begins operations, and waits for them.
 
-This is the plain form, with Trio's public names only; `_hot` has the same for a Trio whose loop it
-knows, in fewer steps.
+What they do for every operation is in C, in ``_csrc/python/engine.c``, and ``transfers.c`` for
+those that are done most. It uses the public names of Trio that it is given here, or those that
+`_hot` knows.
 """
 
 from __future__ import annotations

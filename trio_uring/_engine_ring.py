@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import errno
-from array import array
 from typing import TYPE_CHECKING
 
 from ._abi import EnterFlag, SetupFlag, SqFlag
-from ._lib import NULL, address_of, ffi, lib
+from ._lib import NULL, address_of, lib
 from ._native import OfQueue, Queue
 from ._queue import U32
 from ._ring import Ring
@@ -35,14 +34,11 @@ SETUP_LADDER = (
 
 # Of io_uring_register(2): answered with EINVAL, unless something refuses the call itself.
 _NO_OPCODE = 0x7FFF
-_NEEDS_ENTER = int(SqFlag.CQ_OVERFLOW | SqFlag.TASKRUN)
-_LOUD = memoryview(array("I", [_NEEDS_ENTER]))
 
 
 class EngineRing(Ring):
     """A ring whose operations are accounted for by an engine, not by pins."""
 
-    _sq_flags = _cq_head = _cq_tail = _LOUD
     # What the engine's C code moves, too.
     _tail = OfQueue("tail")
     _limit = OfQueue("limit")
@@ -91,27 +87,13 @@ class EngineRing(Ring):
         super()._adopt_memory()
         ring = self._ring
         self._queue.attach(address_of(ring), address_of(ring.sqes), self._entries)
-        self._sq_flags = memoryview(ffi.buffer(ring.sq_flags, 4)).cast("I")
-        self._cq_head = memoryview(ffi.buffer(ring.cq_head, 4)).cast("I")
-        self._cq_tail = memoryview(ffi.buffer(ring.cq_tail, 4)).cast("I")
 
     def _kill_entries(self) -> None:
         self._queue.detach()
         super()._kill_entries()
-        for view in (self._sq_flags, self._cq_head, self._cq_tail):
-            if view is not _LOUD:
-                view.release()
-        # Whoever looks at these now shall enter, and be told what is wrong.
-        self._sq_flags = self._cq_head = self._cq_tail = self._sq_head = _LOUD
 
     def _keep_until_idle(self, pins: object) -> None:
         """Nothing: the records of the engine hold what their operations use."""
-
-    def is_silent(self) -> bool:
-        """No completion is there, and none waits for us to enter. Sees less than `has_completions`:
-        what the kernel did since the last system call may not show yet.
-        """
-        return self._cq_head[0] == self._cq_tail[0] and not self._sq_flags[0] & _NEEDS_ENTER
 
     def _make_room(self) -> None:
         if self.on_use is not None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""The engine for a Trio whose loop is known: the same as `_engine`, in fewer steps.
+"""The engine for a Trio whose loop is known: `_engine`, and how its C code knows Trio.
 
-What an awaited operation costs is Python, not the kernel: calls, allocations, and what Trio does to
-sleep and to wake. So here a transfer is begun in one call, the record itself is the outcome that
-Trio sends into the task, and a task is woken by what ``Runner.reschedule`` does, written out. With
-instruments that watch it, and in guest mode, `Runner.reschedule` does it itself.
+What an awaited operation costs is calls, allocations, and what Trio does to sleep and to wake. With
+this engine the record itself is what the task awaits and what Trio sends into it, and a task is
+woken by what ``Runner.reschedule`` does, written out in ``_csrc/python/turn.c``. With instruments
+that watch it, and in guest mode, `Runner.reschedule` does it itself.
 
 An operation that mostly completes as it is submitted is submitted at once if its task is the only
 one that can run: a pass of Trio's loop costs more than reading a page that is in memory. It stays a
@@ -14,7 +14,7 @@ and other threads are only looked at in a pass, so that there is one after `PROM
 Private names of Trio in use, beside those of `_adopted`: of a task ``_runner``, ``_next_send_fn``,
 ``_next_send``, ``_abort_func``, ``_cancel_status``, ``_cancel_points``, ``_schedule_points``; of
 the run ``runq``, ``instruments``, ``main_task``, ``ki_pending``, ``waiting_for_idle``. `recognises`
-checks them.
+checks them; C uses most of them.
 """
 
 from __future__ import annotations
@@ -127,20 +127,6 @@ class HotEngine(Engine):
         """As `Engine.message_for`."""
         return _Message(waiting.abort)
 
-    def has_work(self) -> bool:
-        """The next pass has something to submit, or to do without the kernel."""
-        ring = self.ring
-        # The head: what the kernel did not take (EAGAIN) is submitted again.
-        unsubmitted = ring._sq_head[0] != ring._tail
-        return bool(
-            unsubmitted
-            or self._cancels
-            or self._cancels_again
-            or self._stash
-            or self.reclaim
-            or self.cancelled_chains
-        )
-
     @types.coroutine
     def wait_for(self, waiter: Waiter) -> Generator[Any, Any, int]:
         """As `Engine.wait_for`."""
@@ -159,26 +145,7 @@ class HotEngine(Engine):
             return False
         return True
 
-    # -- a pass --------------------------------------------------------------------------------
-
-    def nothing_happened(self) -> None:
-        """A pass without completions: as `dispatch` of none."""
-        if self.reclaim:
-            self.reclaim_dropped()
-        self._pass_begins(len(self._runner.runq))
-
-    def _pass_begins(self, runnable: int) -> None:
-        """So many tasks can run. Servers of many must not be taken for one that is alone.
-
-        Finishing in place is best for one task, and keeps many from being served together.
-        """
-        if runnable > 1:
-            self._passes_alone = self._prompt_left = 0
-        else:
-            self._passes_alone = min(self._passes_alone, ALONE_MIN) + 1
-            self._prompt_left = PROMPT_MAX if self._passes_alone > ALONE_MIN else 0
-
     def dispatch(self, cqes: Sequence[tuple[int, int, int]]) -> None:
         """As `Engine.dispatch`."""
         super().dispatch(cqes)
-        self._pass_begins(len(self._runner.runq))
+        self.pass_begins()

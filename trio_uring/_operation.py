@@ -91,6 +91,9 @@ class Record:
         """user_data of the operations to cancel."""
         return (self.user_data,)
 
+    def driver_broke(self) -> None:
+        """No completion will come: who waits for one shall look, and be told."""
+
 
 class Ignored(Record):
     """The record of completions that say nothing: SQEs that were taken back."""
@@ -146,6 +149,9 @@ class Operation(_native.Operation):
         super().__init__(engine, index)
         self.abort = self._abort
         self.message = engine.message_for(self)
+
+    def driver_broke(self) -> None:
+        """As `Record.driver_broke`: nobody waits for this one."""
 
     @property
     def in_flight(self) -> bool:

@@ -236,6 +236,13 @@ class ReceivedData(Record):
             self._cancelling = True
             engine.cancel(self)
         if chunks or not self._armed:
-            self._reader.wake()
-            if self._leaver is not None:
-                self._leaver.wake()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._reader.wake()
+        if self._leaver is not None:
+            self._leaver.wake()
+
+    def driver_broke(self) -> None:
+        """As `Record.driver_broke`."""
+        self._wake()

@@ -390,6 +390,8 @@ static PyMethodDef engine_methods[] = {
      PyDoc_STR("(file, opcode, flags, fd, offset, address, length, op_flags, file_index, pins)")},
     {"take_completions", tn_take_completions, METH_NOARGS,
      PyDoc_STR("Submits, and wakes the tasks of what has completed; how many, or None: by Python.")},
+    {"pass_begins", tn_pass_begins, METH_NOARGS,
+     PyDoc_STR("Decides whether tasks may finish operations in place, in the pass that begins.")},
     {"write_entry", FAST(write_entry),
      PyDoc_STR("(opcode, flags, fd, offset, address, length, op_flags, file_index, user_data)")},
     {"wait", FAST(engine_wait), PyDoc_STR("(operation, prompt=False): what a task awaits. It sleeps\n"

@@ -53,6 +53,9 @@ extern void PyBuffer_Release(Py_buffer *view);
 #define TN_PROMPT_MAX 16
 #define TN_ALONE_MIN 8
 
+/* Passes without an operation after which a run leaves its ring alone. */
+#define TN_IDLE_MAX 8
+
 /* Records below this index are the engine's own. */
 #define TN_OWN_IDS 2
 
@@ -224,6 +227,7 @@ static inline int tn_buffers_are_back(const struct tn_engine *engine)
 }
 
 PyObject *tn_take_completions(PyObject *engine, PyObject *none);
+PyObject *tn_pass_begins(PyObject *engine, PyObject *none);
 
 PyObject *tn_take(struct tn_buffers *buffers, uint32_t flags, Py_ssize_t nbytes);
 void tn_give_back(struct tn_buffers *buffers);

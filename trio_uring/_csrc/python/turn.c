@@ -136,10 +136,13 @@ static int hand_out_one(struct tn_engine *engine, const struct tu_cqe *cqe, PyOb
     return rc;
 }
 
-/* Finishing in place is best for one task, and keeps many from being served together. */
-static int pass_begins(struct tn_engine *engine, PyObject *runq)
+/* Finishing in place is best for one task, and keeps many from being served together: a server of many
+ * must not be taken for one that is alone. */
+static int pass_begins(struct tn_engine *engine)
 {
-    Py_ssize_t runnable = PyObject_Size(runq);
+    PyObject *runq = PyObject_GetAttr(engine->runner, tn_str_runq);
+    Py_ssize_t runnable = runq ? PyObject_Size(runq) : -1;
+    Py_XDECREF(runq);
     if (runnable > 1) {
         engine->passes_alone = engine->prompt_left = 0;
     } else {
@@ -147,6 +150,12 @@ static int pass_begins(struct tn_engine *engine, PyObject *runq)
         engine->prompt_left = engine->passes_alone > TN_ALONE_MIN ? TN_PROMPT_MAX : 0;
     }
     return runnable < 0 ? -1 : 0;
+}
+
+/* For passes that Python makes. */
+PyObject *tn_pass_begins(PyObject *engine, PyObject *Py_UNUSED(none))
+{
+    return pass_begins((struct tn_engine *)engine) ? NULL : tn_new_ref(Py_None);
 }
 
 /* Runner.reschedule tells instruments, and here nobody does. */
@@ -175,7 +184,7 @@ static int hand_out(struct tn_engine *engine, long count)
     if (!rc && !tn_is_empty(engine->reclaim))
         rc = tn_tell(engine, tn_str_reclaim_dropped);
     if (!rc)
-        rc = pass_begins(engine, runq);
+        rc = pass_begins(engine);
     Py_XDECREF(append);
     Py_XDECREF(runq);
     return rc;
@@ -232,15 +241,17 @@ static PyObject *get_events(PyObject *self, PyObject *timeout)
         return NULL;
     if (driver->asleep && seconds <= 0)
         return PyObject_CallMethodObjArgs(driver->inner, tn_str_get_events, timeout, NULL);
-    if (driver->asleep || driver->is_guest != Py_False || needs_python(engine))
-        return PyObject_CallMethodObjArgs(self, tn_str__get_events_anyhow, timeout, NULL);
-    if (has_work(engine)) {
+    int unusual = driver->is_guest != Py_False || needs_python(engine);
+    int work = !unusual && has_work(engine);
+    /* A run that makes no use of its ring shall not notice it. */
+    if (unusual || work || !is_idle(engine))
         driver->idle_passes = 0;
-    } else if (is_idle(engine)) { /* a run that makes no use of its ring shall not notice it */
+    else
+        driver->idle_passes += driver->idle_passes <= TN_IDLE_MAX;
+    if (unusual || driver->asleep || driver->idle_passes > TN_IDLE_MAX)
         return PyObject_CallMethodObjArgs(self, tn_str__get_events_anyhow, timeout, NULL);
-    } else if (seconds <= 0 && driver->armed == Py_True && is_silent(engine->queue->ring)) {
+    if (!work && seconds <= 0 && driver->armed == Py_True && is_silent(engine->queue->ring))
         return PyLong_FromLong(0);
-    }
     if (driver->armed != Py_True) {
         if (tn_tell(self, tn_str__arm))
             return NULL;
@@ -325,6 +336,7 @@ static PyType_Spec driver_spec = {
 int tn_add_driver(PyObject *module)
 {
     return tn_make_type(module, &driver_spec) && !PyModule_AddIntMacro(module, TN_ALONE_MIN) &&
-                   !PyModule_AddIntMacro(module, TN_PROMPT_MAX)
+                   !PyModule_AddIntMacro(module, TN_PROMPT_MAX) &&
+                   !PyModule_AddIntMacro(module, TN_IDLE_MAX)
                ? 0 : -1;
 }
