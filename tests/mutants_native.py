@@ -67,15 +67,15 @@ MUTANTS = [
     Mutant(
         "a_record_stays_bounded",
         OPERATION,
-        "operation->closing = operation->bounded = 0;",
-        "operation->closing = 0;",
+        "operation->closing = operation->bounded = operation->linked = 0;",
+        "operation->closing = operation->linked = 0;",
         ("test_native.py::holds_no_clock",),
     ),
     Mutant(
         "a_record_stays_closing",
         OPERATION,
-        "operation->closing = operation->bounded = 0;",
-        "operation->bounded = 0;",
+        "operation->closing = operation->bounded = operation->linked = 0;",
+        "operation->bounded = operation->linked = 0;",
         ("test_native.py::nothing_of_an_operation",),
     ),
     Mutant(
@@ -340,7 +340,7 @@ MUTANTS = [
     Mutant(
         "an_exchange_is_cancelled_as_a_receive",
         TRANSFERS,
-        "    operation->sent = PyLong_FromLong(-1); /* one of those that there are always */\n",
+        "    operation->linked = 1;\n",
         "",
         ("test_exchange.py::while_it_sends or sends_nothing",),
     ),
@@ -560,6 +560,13 @@ MUTANTS = [
         "    if (driver->epoll_has_events == Py_True)\n",
         "    if (0)\n",
         ("test_engine_queues.py::readiness",),
+    ),
+    Mutant(
+        "half_an_exchange_ends_a_pass",
+        TURN,
+        "if ((count = without_halves(engine, count)))",
+        "if (count)",
+        ("test_hot.py::sleeps_through",),
     ),
     Mutant(
         "a_run_that_is_idle_enters_its_ring_in_c",

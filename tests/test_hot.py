@@ -427,3 +427,32 @@ for passes in (0, 100):
         os._exit(7 if "ForkedRingError" in repr(exc.__cause__) + repr(exc) else 9)
 """
     assert run_python(program).stdout == "7\n7\n"
+
+
+class Sleeps(trio.abc.Instrument):
+    """Counts how often the loop waits for a deadline."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Trio's word that it waits, and no longer than for so many seconds."""
+        self.count += 0.01 < timeout < 1
+
+
+@not_as_a_guest
+async def test_the_loop_sleeps_through_the_end_of_an_exchanges_send() -> None:
+    """It is over as it is submitted; only the answer, or the deadline, wakes the task."""
+    async with socket_pair() as (ours, theirs), trio.open_nursery() as nursery:
+        theirs.send(b"warm")
+        assert await ours.recv(4) == b"warm"
+        for _ in range(2):  # a task that is alone sends and receives in two steps
+            nursery.start_soon(passes, 3)
+        await passes(5)
+        sleeps = Sleeps()
+        trio.lowlevel.add_instrument(sleeps)
+        with trio.move_on_after(0.05):
+            await ours.exchange(b"question", 100)
+        trio.lowlevel.remove_instrument(sleeps)
+        assert theirs.recv(100) == b"question"
+        assert sleeps.count == 1

@@ -30,7 +30,8 @@ class Operation(Iterator[Any]):
     file: Any
     pins: Any
     raise_cancel: Callable[[], NoReturn] | None
-    sent: int | None
+    sent: int
+    linked: bool
     abort: Any
     message: Any
     user_data: int
@@ -106,7 +107,7 @@ class Engine:
     _stash: list[tuple[int, int, int]]
     reclaim: list[tuple[int, int]]
     _free_indices: list[int]
-    sent: Any
+    sent: int
     @property
     def _pool_count(self) -> int: ...
     _flushed: int

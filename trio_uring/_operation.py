@@ -137,8 +137,7 @@ class Operation(_native.Operation):
     * ``pins``. ``bounded``: it ends by itself in a bounded time.
     * ``raise_cancel``: set by a cancellation. ``closing``: the handle is being closed.
     * ``res`` and ``flags``, of its final CQE.
-    * ``sent``: of the send that the kernel does first, for an exchange: -1 before its CQE, then its
-      result. None: there is none.
+    * ``linked``: behind a send, for an exchange. ``sent``: -1 before its CQE, then its result.
     * ``abort`` and ``message`` serve for every use of the record: how Trio cancels it, and
       `Engine.message_for`.
     """
@@ -160,9 +159,9 @@ class Operation(_native.Operation):
 
     def targets(self) -> Iterable[int]:
         """As `Record.targets`. The send first: once it is over, the other has begun."""
-        if self.sent is None:
-            return (self.user_data,)
-        return (self.user_data | SEND_BIT, self.user_data)
+        if self.linked:
+            return (self.user_data | SEND_BIT, self.user_data)
+        return (self.user_data,)
 
     def send_ended(self, res: int) -> None:
         """The CQE of the send that this is linked behind."""
@@ -174,17 +173,17 @@ class Operation(_native.Operation):
     @property
     def is_linked(self) -> bool:
         """As `Record.is_linked`."""
-        return self.sent is not None
+        return self.linked
 
     def entries(self) -> Iterable[tuple[int, int]]:
         """Where its SQEs are, and the user_data of each."""
         yield self.position, self.user_data
-        if self.sent is not None:
+        if self.linked:
             yield (self.position - 1) & U32, self.user_data | SEND_BIT
 
     def taken_back(self) -> None:
         """None of its SQEs was submitted, nor will be."""
-        self.sent = None
+        self.linked = False
 
     @property
     def brings_fd(self) -> bool:

@@ -309,7 +309,6 @@ static int engine_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(engine->stash);
     Py_VISIT(engine->reclaim);
     Py_VISIT(engine->free_indices);
-    Py_VISIT(engine->sent);
     for (Py_ssize_t i = 0; i < engine->pool_count; i++)
         Py_VISIT(engine->pool[i]);
     return 0;
@@ -335,7 +334,6 @@ static int engine_clear(PyObject *self)
     Py_CLEAR(engine->stash);
     Py_CLEAR(engine->reclaim);
     Py_CLEAR(engine->free_indices);
-    Py_CLEAR(engine->sent);
     while (engine->pool_count)
         Py_DECREF(engine->pool[--engine->pool_count]);
     return 0;
@@ -370,7 +368,6 @@ static PyMemberDef engine_members[] = {
     OBJECT("_stash", stash),
     OBJECT("reclaim", reclaim),
     OBJECT("_free_indices", free_indices),
-    OBJECT("sent", sent),
     {"_pool_count", T_PYSSIZET, offsetof(struct tn_engine, pool_count), READONLY, NULL},
     {"_flushed", T_UINT, offsetof(struct tn_engine, flushed), 0, NULL},
     {"_prompt_left", T_INT, offsetof(struct tn_engine, prompt_left), 0, NULL},
@@ -378,6 +375,7 @@ static PyMemberDef engine_members[] = {
     {"clock_jumps", T_BOOL, offsetof(struct tn_engine, clock_jumps), 0, NULL},
     {"completed", T_LONGLONG, offsetof(struct tn_engine, completed), 0, NULL},
     {"overflow_count", T_LONGLONG, offsetof(struct tn_engine, overflow_count), 0, NULL},
+    {"sent", T_LONGLONG, offsetof(struct tn_engine, sent), 0, NULL},
     {NULL},
 };
 #undef OBJECT

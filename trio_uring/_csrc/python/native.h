@@ -84,7 +84,6 @@ struct tn_engine {
     PyObject *current_task, *current_token, *sleep, *reschedule, *token, *failure;
     PyObject *records, *buffers;
     PyObject *cancels, *cancels_again, *cancelled_chains, *stash, *reclaim, *free_indices;
-    PyObject *sent;
     struct tn_operation **pool;     /* records that are not in use */
     Py_ssize_t pool_count, pool_size;
     struct tu_cqe *cqes;            /* of the pass */
@@ -92,19 +91,19 @@ struct tn_engine {
     uint32_t flushed;
     int prompt_left, passes_alone;
     char clock_jumps;
-    long long completed, overflow_count;
+    long long completed, overflow_count, sent;
 };
 
 struct tn_operation {
     PyObject_HEAD
     struct tn_engine *engine;
-    PyObject *task, *file, *pins, *raise_cancel, *sent, *abort, *message;
+    PyObject *task, *file, *pins, *raise_cancel, *abort, *message;
     Py_buffer view;         /* KERNEL OWNS its memory, and that of `pins`, until the final CQE */
     uint64_t user_data;
-    int64_t res;
+    int64_t res, sent;
     uint32_t index, position, flags;
     uint32_t nbytes;        /* to be sent */
-    char closing, bounded;
+    char closing, bounded, linked;
     uint8_t kind, state;
 };
 

@@ -35,21 +35,17 @@ static void keep(struct tn_engine *engine, struct tn_operation *operation)
 void tn_recycle(struct tn_operation *operation)
 {
     struct tn_engine *engine = operation->engine;
-    PyObject *garbage[7];
+    PyObject *garbage[4];
     Py_buffer view = operation->view;
     int count = 0;
     operation->view.obj = NULL;
-    if (!tn_is_none(operation->sent)) {
-        swap_out(&engine->sent, garbage, &count);
+    if (operation->linked)
         engine->sent = operation->sent;
-        operation->sent = NULL;
-    }
-    swap_out(&operation->sent, garbage, &count);
     swap_out(&operation->task, garbage, &count);
     swap_out(&operation->file, garbage, &count);
     swap_out(&operation->pins, garbage, &count);
     swap_out(&operation->raise_cancel, garbage, &count);
-    operation->closing = operation->bounded = 0;
+    operation->closing = operation->bounded = operation->linked = 0;
     operation->kind = TN_NUMBER;
     operation->state = TN_IDLE;
     operation->user_data = (operation->user_data + TN_GENERATION) & TN_USER_DATA_MASK;
@@ -98,7 +94,6 @@ PyObject *tn_outcome(struct tn_operation *operation)
         operation->pins = NULL;
     } else if (kind == TN_RECEIVED) {
         kept = tn_new_ref(operation->file);
-        Py_CLEAR(operation->sent);
     }
     uint32_t nbytes = operation->nbytes;
     tn_recycle(operation);
@@ -180,7 +175,7 @@ static PyObject *operation_next(PyObject *self)
 static void take_back(struct tn_operation *operation)
 {
     struct tn_queue *queue = operation->engine->queue;
-    uint32_t count = tn_is_none(operation->sent) ? 1 : 2, flushed = operation->engine->flushed;
+    uint32_t count = operation->linked ? 2 : 1, flushed = operation->engine->flushed;
     if (operation->position - flushed >= queue->tail - flushed) {
         Py_CLEAR(operation->task);
         Py_DECREF(operation);
@@ -188,7 +183,7 @@ static void take_back(struct tn_operation *operation)
     }
     for (uint32_t i = 0; queue->sqes && i < count; i++)
         queue->sqes[(operation->position - i) & queue->mask] = (struct tu_sqe){0};
-    Py_CLEAR(operation->sent);
+    operation->linked = 0;
     tn_abandon(operation);
 }
 
@@ -231,7 +226,6 @@ static int operation_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(operation->pins);
     Py_VISIT(operation->view.obj);
     Py_VISIT(operation->raise_cancel);
-    Py_VISIT(operation->sent);
     Py_VISIT(operation->abort);
     Py_VISIT(operation->message);
     return 0;
@@ -247,7 +241,6 @@ static int operation_clear(PyObject *self)
     if (operation->view.obj)
         PyBuffer_Release(&operation->view);
     Py_CLEAR(operation->raise_cancel);
-    Py_CLEAR(operation->sent);
     Py_CLEAR(operation->abort);
     Py_CLEAR(operation->message);
     return 0;
@@ -281,11 +274,12 @@ static PyMemberDef operation_members[] = {
     OBJECT(file),
     OBJECT(pins),
     OBJECT(raise_cancel),
-    OBJECT(sent),
     OBJECT(abort),
     OBJECT(message),
     {"user_data", T_ULONGLONG, offsetof(struct tn_operation, user_data), 0, NULL},
     {"res", T_LONGLONG, offsetof(struct tn_operation, res), 0, NULL},
+    {"sent", T_LONGLONG, offsetof(struct tn_operation, sent), 0, NULL},
+    {"linked", T_BOOL, offsetof(struct tn_operation, linked), 0, NULL},
     {"index", T_UINT, offsetof(struct tn_operation, index), 0, NULL},
     {"position", T_UINT, offsetof(struct tn_operation, position), 0, NULL},
     {"flags", T_UINT, offsetof(struct tn_operation, flags), 0, NULL},

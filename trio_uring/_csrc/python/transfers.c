@@ -271,7 +271,8 @@ static struct tn_operation *exchange(PyObject *self, struct tn_engine *engine, s
     queue->sqes[operation->position & queue->mask] = (struct tu_sqe){
         .opcode = OP_RECV, .flags = F_BUFFER_SELECT | (socket->fixed ? F_FIXED_FILE : 0),
         .fd = socket->number, .len = bufsize, .user_data = operation->user_data};
-    operation->sent = PyLong_FromLong(-1); /* one of those that there are always */
+    operation->sent = -1;
+    operation->linked = 1;
     return operation;
 }
 
