@@ -17,6 +17,7 @@ ENGINE = "_csrc/python/engine.c"
 TURN = "_csrc/python/turn.c"
 HANDLE = "_csrc/python/handle.c"
 BUFFERS = "_csrc/python/buffers.c"
+CORE = "_csrc/core.c"
 
 MUTANTS = [
     # Memory that the kernel uses
@@ -562,11 +563,32 @@ MUTANTS = [
         ("test_engine_queues.py::readiness",),
     ),
     Mutant(
-        "half_an_exchange_ends_a_pass",
-        TURN,
-        "if ((count = without_halves(engine, count)))",
-        "if (count)",
+        "the_send_of_an_exchange_ends_a_pass",
+        TRANSFERS,
+        "F_IO_LINK | F_CQE_SKIP_SUCCESS",
+        "F_IO_LINK",
         ("test_hot.py::sleeps_through",),
+    ),
+    Mutant(
+        "what_an_exchange_has_sent_is_forgotten",
+        TRANSFERS,
+        "    operation->sent = lent->nbytes;\n",
+        "    operation->sent = -1;\n",
+        ("test_exchange.py::without_a_buffer",),
+    ),
+    Mutant(
+        "both_halves_of_an_exchange_are_counted",
+        CORE,
+        "        if (sqe->user_data & ring->half_bit)\n            continue;\n",
+        "",
+        ("test_exchange.py::two_halves",),
+    ),
+    Mutant(
+        "an_exchange_that_fails_stays_in_flight",
+        CORE,
+        "cqe->user_data & ~ring->half_bit",
+        "cqe->user_data",
+        ("test_exchange.py::two_halves",),
     ),
     Mutant(
         "a_run_that_is_idle_enters_its_ring_in_c",

@@ -300,10 +300,14 @@ from engine_help import passes, socket_pair
 warnings.simplefilter("ignore")
 peers = []
 async def main():
-    async with socket_pair() as (sock, peer), trio.open_nursery() as nursery:
+    pairs = socket_pair(), socket_pair()
+    async with pairs[0] as (sock, peer), pairs[1] as (busy, other), trio.open_nursery() as nursery:
         peers.append(peer.dup())
+        other.send(b"shared buffers")
+        await busy.recv(100)
         nursery.start_soon(sock.recv, 10)
         nursery.start_soon(sock.poll, 2)
+        nursery.start_soon(busy.exchange, bytes(10 << 20), 10)
         await passes(2)
         trio.lowlevel.current_task()._runner.clock = None
         await trio.sleep_forever()

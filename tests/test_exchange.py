@@ -110,6 +110,32 @@ async def test_a_lost_peer_breaks_the_sending_side() -> None:
         assert await ours.recv(100) == b"left over"
 
 
+async def test_its_two_halves_are_one_operation_in_flight() -> None:
+    """One completion comes, and nothing is left over: of one that ends, breaks, or is cancelled."""
+    async with socket_pair() as (ours, theirs):
+        await warm(ours, theirs)
+        ring = engine().ring
+        await passes(1)
+        idle = ring.in_flight
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.exchange, b"question", 100)
+            await passes(2)
+            assert ring.in_flight == idle + 1
+            nursery.cancel_scope.cancel()
+        for _ in range(3):
+            theirs.send(b"answer")
+            await ours.exchange(b"question", 100)
+        with trio.move_on_after(0.01):
+            await ours.exchange(bytes(10 << 20), 100)
+        drain(theirs)
+        theirs.close()
+        with pytest.raises(trio.BrokenResourceError):
+            await ours.exchange(b"nobody hears this", 100)
+        with trio.fail_after(WAIT_S):  # a request to cancel may wait for a second one
+            while ring.in_flight > idle:
+                await trio.sleep(0.001)
+
+
 async def test_cancelled_before_it_began_it_sends_nothing() -> None:
     """Neither half reaches the kernel."""
     async with socket_pair() as (ours, theirs):

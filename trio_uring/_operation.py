@@ -137,7 +137,7 @@ class Operation(_native.Operation):
     * ``pins``. ``bounded``: it ends by itself in a bounded time.
     * ``raise_cancel``: set by a cancellation. ``closing``: the handle is being closed.
     * ``res`` and ``flags``, of its final CQE.
-    * ``linked``: behind a send, for an exchange. ``sent``: -1 before its CQE, then its result.
+    * ``linked``: behind a send, for an exchange. ``sent``: what that answers, all if nothing comes.
     * ``abort`` and ``message`` serve for every use of the record: how Trio cancels it, and
       `Engine.message_for`.
     """
@@ -164,11 +164,9 @@ class Operation(_native.Operation):
         return (self.user_data,)
 
     def send_ended(self, res: int) -> None:
-        """The CQE of the send that this is linked behind."""
+        """Not all was sent: of the receive behind it nothing comes."""
         self.sent = res
-        if self.raise_cancel is not None or self.closing:
-            # A send that a worker thread was about to finish: what follows it was not cancelled.
-            self.engine.cancel(self)
+        self.complete(-errno.ECANCELED, 0)
 
     @property
     def is_linked(self) -> bool:

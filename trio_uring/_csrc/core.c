@@ -356,6 +356,8 @@ static int enter_in_ledger(struct tu_ring *ring, uint32_t tail)
     int chained = 0; /* to an SQE that may end silently: if that fails, so may this one */
     for (uint32_t at = ring->flushed; at != tail; at++) {
         const struct tu_sqe *sqe = sqe_at(ring, at);
+        if (sqe->user_data & ring->half_bit)
+            continue;
         int silent = chained || (sqe->flags & TU_SQE_CQE_SKIP_SUCCESS);
         tu_ledger_add(&ring->ledger, sqe->user_data, silent);
         chained = silent && (sqe->flags & (TU_SQE_IO_LINK | TU_SQE_IO_HARDLINK));
@@ -554,7 +556,7 @@ static int consume(struct tu_ring *ring, uint8_t *out, uint32_t max, int keep)
             out += record;
         }
         if (cqe && ledger && !(cqe->flags & TU_CQE_F_MORE))
-            tu_ledger_end(ledger, cqe->user_data);
+            tu_ledger_end(ledger, cqe->user_data & ~ring->half_bit);
         /* Linux 6.18 may publish an old CQE after big ones have overflowed: never pass the tail. */
         head += wide && head + 1 != tail;
         count++;

@@ -80,6 +80,9 @@ struct tu_ring {
     uint32_t batches_size;
     uint32_t batched;             /* operations of batches that have not ended */
     uint32_t stepwise;            /* batches of which Python wants to know when one of them ends */
+    /* A silent SQE with this bit in its user_data is one operation with the one linked behind it, whose
+     * user_data is the same without: of the two one CQE comes. 0: there are none. */
+    uint64_t half_bit;
 };
 
 enum tu_counter {

@@ -280,6 +280,7 @@ static PyObject *attach(PyObject *self, PyObject *args)
     PyObject *old = (PyObject *)engine->queue;
     engine->queue = tn_new_ref(queue);
     Py_XDECREF(old);
+    engine->queue->ring->half_bit = TN_SEND_BIT;
     engine->thread = PyThread_get_thread_ident();
     PyMem_Free(engine->cqes);
     engine->cqes = PyMem_Calloc(engine->cqes_max, sizeof(*engine->cqes));

@@ -13,6 +13,7 @@
 #define OP_RECV 27
 #define F_FIXED_FILE 1
 #define F_IO_LINK 4
+#define F_CQE_SKIP_SUCCESS 64
 #define F_BUFFER_SELECT 32
 /* What the kernel moves at the most, and the last offset; see _buffers.py and _batch.py. */
 #define BYTES_MAX 0x7FFFF000LL
@@ -248,16 +249,17 @@ static int has_room_for_two(struct tn_engine *engine)
     return none != NULL;
 }
 
-/* A send, and linked behind it a receive. If not all is sent the receive ends with ECANCELED. NULL
- * without an exception: what ran while the record was made has taken the room. */
+/* A send, and linked behind it a receive. One completion comes: that of the receive, or if not all was
+ * sent only that of the send. NULL without an exception: what ran while the record was made has taken the room. */
 static struct tn_operation *exchange(PyObject *self, struct tn_engine *engine, struct lent *lent,
                                      uint32_t bufsize)
 {
     struct tn_handle *socket = (struct tn_handle *)self;
     struct tn_queue *queue = engine->queue;
     struct tn_operation *operation = begin_lent(
-        self, engine, lent, (struct tu_sqe){.opcode = OP_SEND, .flags = F_IO_LINK,
-                                            .op_flags = MSG_NOSIGNAL | MSG_WAITALL});
+        self, engine, lent,
+        (struct tu_sqe){.opcode = OP_SEND, .flags = F_IO_LINK | F_CQE_SKIP_SUCCESS,
+                        .op_flags = MSG_NOSIGNAL | MSG_WAITALL});
     if (!operation)
         return NULL;
     struct tu_sqe *send = &queue->sqes[operation->position & queue->mask];
@@ -271,7 +273,7 @@ static struct tn_operation *exchange(PyObject *self, struct tn_engine *engine, s
     queue->sqes[operation->position & queue->mask] = (struct tu_sqe){
         .opcode = OP_RECV, .flags = F_BUFFER_SELECT | (socket->fixed ? F_FIXED_FILE : 0),
         .fd = socket->number, .len = bufsize, .user_data = operation->user_data};
-    operation->sent = -1;
+    operation->sent = lent->nbytes;
     operation->linked = 1;
     return operation;
 }
@@ -285,9 +287,7 @@ static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_
         !lend(args[0], PyBUF_SIMPLE, 1, &lent))
         Py_RETURN_NONE;
     struct tn_engine *engine = engine_of(self);
-    /* With nobody else to run the send ends at once anyway. */
-    if (!engine || !can_send(socket) || !can_share(socket, engine) || engine->prompt_left ||
-        !has_room_for_two(engine)) {
+    if (!engine || !can_send(socket) || !can_share(socket, engine) || !has_room_for_two(engine)) {
         take_back(&lent);
         return nothing();
     }

@@ -46,32 +46,6 @@ static int enter(struct tn_engine *engine, int64_t timeout_ns)
     return count;
 }
 
-/* The send of an exchange is over: its task waits for the receive behind it. 0: that is not all. */
-static int is_half_done(struct tn_engine *engine, const struct tu_cqe *cqe)
-{
-    Py_ssize_t index = (Py_ssize_t)(cqe->user_data & TN_INDEX_MASK);
-    if (!(cqe->user_data & TN_SEND_BIT) || index >= PyList_Size(engine->records))
-        return 0;
-    PyObject *record = PyList_GetItem(engine->records, index);
-    struct tn_operation *operation = (struct tn_operation *)record;
-    if (!PyObject_TypeCheck(record, tn_operation_type) || tn_is_none(operation->task) ||
-        (operation->user_data | TN_SEND_BIT) != cqe->user_data || !tn_is_none(operation->raise_cancel) ||
-        operation->closing)
-        return 0;
-    operation->sent = cqe->res;
-    return 1;
-}
-
-/* Takes those out that wake nobody; how many are left. */
-static int without_halves(struct tn_engine *engine, int count)
-{
-    int left = 0;
-    for (int i = 0; i < count; i++)
-        if (!is_half_done(engine, &engine->cqes[i]))
-            engine->cqes[left++] = engine->cqes[i];
-    return left;
-}
-
 /* How many completions are in engine->cqes; -1: an exception. */
 static int take_turn(struct tn_engine *engine, int64_t timeout_ns)
 {
@@ -83,8 +57,7 @@ static int take_turn(struct tn_engine *engine, int64_t timeout_ns)
         if (count > 0) {
             engine->overflow_count += count == (int)engine->cqes_max;
             engine->completed += count;
-            if ((count = without_halves(engine, count)))
-                return count;
+            return count;
         }
         if (count < 0 && !is_temporary(count))
             return refused(engine, count);
