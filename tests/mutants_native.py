@@ -18,6 +18,7 @@ TURN = "_csrc/python/turn.c"
 HANDLE = "_csrc/python/handle.c"
 BUFFERS = "_csrc/python/buffers.c"
 CORE = "_csrc/core.c"
+BATCH = "_csrc/python/batch.c"
 
 MUTANTS = [
     # Memory that the kernel uses
@@ -39,8 +40,8 @@ MUTANTS = [
     Mutant(
         "what_is_lent_is_not_kept",
         TRANSFERS,
-        "        keep(operation, lent);\n    else",
-        "        take_back(lent), operation->nbytes = lent->nbytes;\n    else",
+        "        tn_keep(operation, lent);\n    else",
+        "        tn_take_back(lent), operation->nbytes = lent->nbytes;\n    else",
         ("test_native.py::outlive_the_task",),
     ),
     Mutant(
@@ -68,15 +69,15 @@ MUTANTS = [
     Mutant(
         "a_record_stays_bounded",
         OPERATION,
-        "operation->closing = operation->bounded = operation->linked = 0;",
-        "operation->closing = operation->linked = 0;",
+        "operation->closing = operation->bounded = operation->linked = operation->strict = 0;",
+        "operation->closing = operation->linked = operation->strict = 0;",
         ("test_native.py::holds_no_clock",),
     ),
     Mutant(
         "a_record_stays_closing",
         OPERATION,
-        "operation->closing = operation->bounded = operation->linked = 0;",
-        "operation->bounded = operation->linked = 0;",
+        "operation->closing = operation->bounded = operation->linked = operation->strict = 0;",
+        "operation->bounded = operation->linked = operation->strict = 0;",
         ("test_native.py::nothing_of_an_operation",),
     ),
     Mutant(
@@ -313,6 +314,86 @@ MUTANTS = [
         "        return NULL;\n",
         "",
         ("test_findings_handles.py::told_of", "test_native.py::lost"),
+    ),
+    # Batches
+    Mutant(
+        "what_a_batch_was_lent_is_given_back_at_once",
+        BATCH,
+        "    tn_keep(operation, lent);\n",
+        "    tn_take_back((struct lent *)lent);\n",
+        ("test_native.py::batch_was_lent",),
+    ),
+    Mutant(
+        "a_batch_does_not_count_for_its_handle",
+        BATCH,
+        "    ((struct tn_handle *)self)->in_flight++;\n",
+        "",
+        ("test_native.py::batch_was_lent",),
+    ),
+    Mutant(
+        "offsets_of_a_batch_are_never_given_back",
+        BATCH,
+        "        let_go(&offsets);\n    }\n    if (operation)",
+        "    }\n    if (operation)",
+        ("test_many.py::given_back",),
+    ),
+    Mutant(
+        "a_batch_that_failed_says_nothing",
+        BATCH,
+        "    operation->strict = 1;\n",
+        "",
+        ("test_many.py::first_error",),
+    ),
+    Mutant(
+        "a_batch_keeps_its_index",
+        BATCH,
+        "    if (tn_remove_record(engine, operation->user_data))",
+        "    if (0)",
+        ("test_many.py::given_back",),
+    ),
+    Mutant(
+        "offsets_are_taken_for_numbers_of_any_size",
+        BATCH,
+        " && offsets->view.itemsize == 8",
+        "",
+        ("test_many.py::any_kind",),
+        'strchr("QLql", *format)',
+        'strchr("QLqlIH", *format)',
+    ),
+    Mutant(
+        "a_batch_takes_a_record_of_another_size",
+        BATCH,
+        "operation->batch->count == count && ",
+        "",
+        ("test_many.py",),
+    ),
+    Mutant(
+        "a_batch_is_written_over_what_is_not_submitted",
+        BATCH,
+        "    if (has_room(queue, count) && ",
+        "    if (",
+        ("test_many.py::share_a_ring or ring_of_two", "test_findings_hot.py"),
+    ),
+    Mutant(
+        "a_batch_takes_a_place_that_was_closed",
+        TRANSFERS,
+        "PyList_GetItem(pinned->place, 0) : NULL",
+        "PyLong_FromLong(0) : NULL",
+        ("test_many.py::registered_buffer",),
+    ),
+    Mutant(
+        "the_kernel_writes_to_what_is_read_only",
+        TRANSFERS,
+        " || (flags == PyBUF_WRITABLE && !pinned->writable)",
+        "",
+        ("test_many.py::pinned",),
+    ),
+    Mutant(
+        "a_task_hears_that_all_is_well_with_a_batch",
+        CORE,
+        ".res = batch->failed ? -1 : 0",
+        ".res = 0",
+        ("test_many.py::first_error",),
     ),
     # Exchanges
     Mutant(

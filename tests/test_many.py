@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
+import sys
 import threading
 from array import array
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from engine_help import WAIT_S, engine, passes, socket_pair
 
 import trio_uring
 from trio_uring._many import PART_BYTES
-from trio_uring.lowlevel import Op
+from trio_uring.lowlevel import Op, PinnedBuffer
 from trio_uring.testing import (
     TINY_RING,
     adopt_ring,
@@ -75,26 +77,81 @@ async def test_parts_past_the_end_are_short(path: Path) -> None:
 
 
 async def test_offsets_may_be_an_array_of_any_kind(path: Path) -> None:
-    """One of unsigned 64-bit numbers is used as it is."""
+    """One of 64-bit numbers is used as it is."""
     content = content_of(path)
+    bytes_of = array("Q", [1, 2]).tobytes()
+    arrays = [array(code, [1, 2]) for code in "QqLlIH"]
+    views = [memoryview(bytes_of).cast("Q"), memoryview(array("Q", [1, 0, 2, 0]))[::2]]
     async with await trio_uring.open_direct(path) as file:
-        for offsets in (array("Q", [1, 2]), array("q", [1, 2]), (1, 2), range(1, 3)):
+        for offsets in (*arrays, *views, [1, 2], (1, 2), range(1, 3), [True, 2]):
             buffer = bytearray(6)
             assert await file.read_many(buffer, offsets) == [3, 3]
             assert buffer == content[1:4] + content[2:5]
+        with pytest.raises(TypeError):
+            await file.read_many(bytearray(6), [1.0, 2.0])  # type: ignore[list-item]
 
 
 async def test_what_cannot_be_meant_is_refused_before_anything_is_read(path: Path) -> None:
     """Negative offsets, unequal parts."""
     async with await trio_uring.open_direct(path) as file:
         buffer = bytearray(10)
-        for offsets in ([-1, 0], array("q", [0, -1]), array("Q", [1 << 63, 0])):
+        for offsets in ([-1, 0], [1 << 63, 0], array("q", [0, -1]), array("Q", [1 << 63, 0])):
             with pytest.raises(ValueError, match="offset must be"):
                 await file.read_many(buffer, offsets)
         with pytest.raises(ValueError, match="3 equal parts"):
             await file.read_many(buffer, [0, 1, 2])
         assert await file.read_many(buffer, []) == []
         assert buffer == bytes(10)
+
+
+async def test_what_it_was_lent_is_given_back(path: Path) -> None:
+    """Of batches that end, fail, are refused, or are cancelled: nothing stays locked or in use."""
+    buffer, offsets = bytearray(20), array("Q", range(20))
+    async with await trio_uring.open_direct(path, os.O_RDONLY) as file:
+        await file.read_many(buffer, offsets)
+        gc.collect()
+        before = sys.getrefcount(file), sys.getrefcount(buffer), sys.getrefcount(offsets)
+        for _ in range(50):
+            await file.read_many(buffer, offsets)
+            await file.read_many(buffer[:5], offsets[:5])
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                await file.write_many(buffer, offsets)
+            with pytest.raises(ValueError, match="equal parts"):
+                await file.read_many(buffer, offsets[:3])
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await file.read_many(buffer, offsets)
+            assert scope.cancelled_caught
+        gc.collect()
+        after = sys.getrefcount(file), sys.getrefcount(buffer), sys.getrefcount(offsets)
+        assert after == before
+        assert len(engine().records) < 20
+        buffer.append(0)
+        offsets.append(0)
+
+
+async def test_what_is_pinned_is_lent_as_it_is(path: Path) -> None:
+    """To reads, writes and batches; and it is locked for as long as it lives."""
+    content = content_of(path)
+    memory = bytearray(10)
+    pinned = PinnedBuffer(memory)
+    constant = PinnedBuffer(b"constant")
+    async with await trio_uring.open_direct(path, os.O_RDWR) as file:
+        assert await file.readinto_at(pinned, 1) == 10
+        assert memory == content[1:11]
+        assert await file.read_many(pinned[:4], [7, 8]) == [2, 2]
+        assert memory[:4] == content[7:9] + content[8:10]
+        for refused in (file.readinto_at(constant, 0), file.read_many(constant, [0])):
+            with pytest.raises(BufferError):
+                await refused
+        assert await file.write_at(constant[:5], 0) == 5
+        assert await file.write_many(constant, [10, 20]) == [4, 4]
+    changed = content_of(path)
+    assert (changed[:5], changed[10:14], changed[20:24]) == (b"const", b"cons", b"tant")
+    with pytest.raises(BufferError):
+        memory.append(0)
+    del pinned
+    memory.append(0)
 
 
 async def test_written_parts_are_read_back(tmp_path: Path) -> None:
@@ -111,10 +168,11 @@ async def test_written_parts_are_read_back(tmp_path: Path) -> None:
 async def test_the_first_error_is_raised_when_all_have_ended(path: Path) -> None:
     """A file that was not opened for reading."""
     async with await trio_uring.open_direct(path, os.O_WRONLY) as file:
-        with pytest.raises(OSError, match="Bad file descriptor") as failure:
-            await file.read_many(bytearray(40), range(20))
-        assert failure.value.errno == errno.EBADF
-        assert engine().in_flight == 0
+        for offsets in (range(20), [*range(20)]):
+            with pytest.raises(OSError, match="Bad file descriptor") as failure:
+                await file.read_many(bytearray(40), offsets)
+            assert failure.value.errno == errno.EBADF
+            assert engine().in_flight == 0
 
 
 async def test_cancelled_before_it_began_it_writes_nothing(path: Path) -> None:
@@ -123,7 +181,7 @@ async def test_cancelled_before_it_began_it_writes_nothing(path: Path) -> None:
     async with await trio_uring.open_direct(path, os.O_WRONLY) as file:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await file.write_many(bytes(40), range(20))
+            await file.write_many(bytes(40), [*range(20)])
     assert scope.cancelled_caught
     assert content_of(path) == before
 
@@ -150,7 +208,7 @@ async def write_was_begun_when_it_ended(path: Path, how: str) -> bool:
     async def write() -> None:
         with scope:
             try:
-                await file.write_many(bytes(40), range(20))
+                await file.write_many(bytes(40), [*range(20)])
             except trio.ClosedResourceError:
                 raised.append("closed")
         if scope.cancelled_caught:
@@ -245,7 +303,7 @@ async def test_many_batches_share_a_ring(path: Path) -> None:
         async with await trio_uring.open_direct(path) as file:
             for _ in range(5):
                 buffer = bytearray(70)
-                assert await file.read_many(buffer, range(start, start + 7)) == [10] * 7
+                assert await file.read_many(buffer, [*range(start, start + 7)]) == [10] * 7
                 assert buffer[:10] == content[start : start + 10]
                 assert buffer[60:] == content[start + 6 : start + 16]
 

@@ -252,6 +252,24 @@ async def test_data_outlive_the_task_that_lent_them_to_write(pipes: list[Pipe]) 
     assert got[filler : filler + len(begin)] == begin
 
 
+async def test_what_a_batch_was_lent_outlives_the_task(tmp_path: Path) -> None:
+    """The buffer cannot be resized, nor the file's slot be used for another."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    async with await trio_uring.open_direct(path) as file:
+        await passes(1)
+        buffer = bytearray(4)
+        record = await abandoned(file.read_many(buffer, [0, 5]))
+        assert record.file is file
+        assert file._in_flight == 1
+        with pytest.raises(BufferError):
+            buffer.append(0)
+        assert (await sleep_until_it_ends()) == [2, 2]
+        assert buffer == b"cont"[:2] + b"nt"
+        assert file._in_flight == 0
+        buffer.append(0)
+
+
 @requires_op(Op.FIXED_FD_INSTALL)  # without it files are opened outside of the table
 async def test_a_name_outlives_the_task_that_opens_it(tmp_path: Path) -> None:
     """The kernel reads it when the entry is submitted, and the frames may be gone by then."""

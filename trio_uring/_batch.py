@@ -22,7 +22,7 @@ from ._operation import BATCH_BIT, CANCELLED, Operation
 from ._prep_entry import U32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
     from ._engine import Engine
 
@@ -33,7 +33,7 @@ OFFSET_MAX = (1 << 63) - 1
 class Batch(Operation):
     """The record of a batch: as one `Operation` whose result is that all have ended."""
 
-    __slots__ = ("_left", "_view", "batch", "chain", "count", "results")
+    __slots__ = ("_left", "batch", "count")
 
     def __init__(self, engine: Engine, count: int, chain: int = 0) -> None:
         super().__init__(engine, 0)
@@ -41,9 +41,7 @@ class Batch(Operation):
         self._left = count
         # Of so many operations the last must run, come what may: a close. 0: of none.
         self.chain = chain
-        self.results: Any = ffi.new("int32_t[]", count)
-        self._view = memoryview(ffi.buffer(self.results)).cast("i")
-        self.batch: Any = ffi.new("struct tu_batch *", {"count": count, "results": self.results})
+        self.batch: Any = ffi.cast("struct tu_batch *", self._hold_results(count))
 
     @classmethod
     def take(cls, engine: Engine, count: int, chain: int = 0) -> Batch:
@@ -98,7 +96,7 @@ class Batch(Operation):
         self.abandon()
         self.batch.failed = self.count
         for place in range(self.count):
-            self.results[place] = -errno.ECANCELED
+            self.batch.results[place] = -errno.ECANCELED
 
     @property
     def is_linked(self) -> bool:
@@ -124,33 +122,39 @@ class Batch(Operation):
             if result == _PENDING and not must_run:
                 yield self.name(place)
 
-    def _raise(self) -> int:
-        """In the task that awaited it: 0, or the cancellation if it kept one of them from running.
+    def wait(self) -> Awaitable[list[int]]:
+        """As `Engine.wait`: the answers, in order."""
+        answers: Any = self.engine.wait(self, True)
+        return answers  # type: ignore[no-any-return]
 
-        The one completion of a batch is -1; what the single ones answered is in ``results``.
+    def _raise(self) -> list[int]:
+        """In the task that awaited it, if one has failed: the answers, or why it gets none.
+
+        If a cancellation kept one of them from running, that. If it is ``strict``, the first error.
         """
-        raise_cancel, closing = self.raise_cancel, self.closing
+        raise_cancel, closing, strict = self.raise_cancel, self.closing, self.strict
         self.recycle()
-        stopped = raise_cancel is not None or closing
-        if stopped and self.batch.failed and not CANCELLED.isdisjoint(self.answers()):
+        answers = self.answers()
+        if (raise_cancel is not None or closing) and not CANCELLED.isdisjoint(answers):
             if raise_cancel is not None:
                 raise_cancel()
             raise trio.ClosedResourceError("another task closed this handle")
-        return 0
+        if strict:
+            raise_first(answers)
+        return answers
 
-    def answers(self) -> list[int]:
-        """The results of the operations, in order."""
-        return self._view.tolist()
-
-    def recycle(self) -> None:
-        """As `Operation.recycle`; ``results`` stay until it is used again."""
-        self.task = self.file = self.pins = self.raise_cancel = None
-        self.closing = self.bounded = False
+    def _uncancel(self) -> None:
+        """All have ended, and nothing is left to be cancelled."""
         if self in self.engine.cancelled_chains:
             self.engine.cancelled_chains.remove(self)
             self.engine.ring._ring.stepwise -= 1
-        self.engine.remove_record(self)
-        self.engine.spare_batch = self
+
+
+def raise_first(answers: Iterable[int]) -> None:
+    """Raises the first error, if there is one."""
+    code = next((-answer for answer in answers if answer < 0), 0)
+    if code:
+        raise OSError(code, os.strerror(code))
 
 
 def offsets_of(values: Any) -> Any:
@@ -180,7 +184,7 @@ async def transfer_many(
 ) -> list[int]:
     """Reads or writes equal parts of ``buffer``, which is lent, each at its offset of the file.
 
-    The results, in order.
+    The results, in order. What C has not begun: `FixedFile.read_many`.
 
     Raises:
         ValueError: the parts are not equal, or an offset is out of range.
@@ -203,7 +207,7 @@ async def transfer_many(
     if part > TRANSFER_BYTES_MAX:
         raise ValueError(f"a part must have at most {TRANSFER_BYTES_MAX} bytes, not {part}")
     results: list[int] = []
-    failed = done = 0
+    done = 0
     ring: Any = engine.ring
     while done < count:
         number = file._checked_number()
@@ -218,12 +222,8 @@ async def transfer_many(
             if code == -errno.EINVAL:
                 raise ValueError(f"an offset must be from 0 to {OFFSET_MAX}")
             ring.check(code, "a batch")
-        batch.begin(file, (pin, starts))
-        await engine.wait(batch, True)
-        failed += batch.batch.failed
-        results += batch.answers()
+        batch.begin(file, pin)
+        results += await batch.wait()
         done += batch.count
-    if failed:
-        code = next(-result for result in results if result < 0)
-        raise OSError(code, os.strerror(code))
+    raise_first(results)
     return results

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from . import _native
 from ._lib import CData, address_of, ffi
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ IOVECS_MAX = 1024
 TRANSFER_BYTES_MAX = 0x7FFFF000
 
 
-class PinnedBuffer:
+class PinnedBuffer(_native.Pinned):
     """A buffer exported once, for use in many operations.
 
     Taking a Python buffer anew for each operation costs more than preparing the operation. ``obj``
@@ -43,11 +44,11 @@ class PinnedBuffer:
         TypeError: ``obj`` has no buffer.
     """
 
-    __slots__ = ("address", "export", "nbytes", "writable")
+    __slots__ = ()
 
     def __init__(self, obj: Buffer) -> None:
         self.writable = not memoryview(obj).readonly
-        self.export: Any = (
+        self.export = (
             ffi.from_buffer("char[]", obj, True) if self.writable else ffi.from_buffer(obj)
         )
         self.address = address_of(self.export)

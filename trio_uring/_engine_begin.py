@@ -19,11 +19,8 @@ from ._engine_files import EngineFiles
 from ._errors import SubmissionQueueFull
 from ._operation import (
     EPOLL_ID,
-    GENERATION,
     IGNORED_ID,
-    INDEX_MASK,
     OWN_IDS,
-    USER_DATA_MASK,
     Ignored,
     Notification,
     Operation,
@@ -45,7 +42,6 @@ class EngineBegin(EngineFiles):
     """The records of the operations in flight, and how they begin."""
 
     __slots__ = (
-        "_generation",
         "_inside",
         "_not_found",
         "_thread",
@@ -284,26 +280,6 @@ class EngineBegin(EngineFiles):
             prep_nop(sqe, IGNORED_ID)
         operation.taken_back()
         return True
-
-    # -- records that are no single operation --------------------------------------------------
-
-    def add_record(self, record: Any) -> None:
-        """Gives a multishot or its like an index and a ``user_data``."""
-        if self._free_indices:
-            index = self._free_indices.pop()
-            self.records[index] = record
-        else:
-            index = len(self.records)
-            self.records.append(record)
-        self._generation = (self._generation + GENERATION) & USER_DATA_MASK
-        record.user_data = self._generation | index
-
-    def remove_record(self, record: Any) -> None:
-        """Its final CQE was seen, and there will be no further one."""
-        index = record.user_data & INDEX_MASK
-        self.records[index] = self.records[IGNORED_ID]
-        self._free_indices.append(index)
-        record.user_data = IGNORED_ID
 
     # -- the other half ------------------------------------------------------------------------
 

@@ -35,7 +35,6 @@ class EngineFiles(_native.Engine):
         "options",
         "pid",
         "ring",
-        "spare_batch",
         "spare_memory",
     )
 
@@ -52,7 +51,7 @@ class EngineFiles(_native.Engine):
         self.buffers = None
         self._buffers_tried = False
         # The record of the last batch, for the next one that is alike.
-        self.spare_batch: Any = None
+        self.spare_batch = None
         # Of the last `read_files`, for the next one.
         self.spare_memory: Any = None
         # Free places in the table of registered buffers, once there is one.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trio.lowlevel import enable_ki_protection
 
 from ._abi import Op
-from ._batch import OFFSET_MAX, transfer_many
+from ._batch import OFFSET_MAX, Batch, transfer_many
 from ._buffers import TRANSFER_BYTES_MAX, c_string, iovecs, readable, struct_memory, writable
 from ._capabilities import capabilities
 from ._handle import Handle
@@ -136,7 +136,16 @@ class FixedFile(Handle):
             ValueError: the parts would not be equal.
             OSError: the first error; the others have ended too.
         """
-        return await transfer_many(self._engine, self, _READ, buffer, writable(buffer), offsets)
+        reading = self._begin_many(_READ, buffer, offsets)
+        if reading is None:
+            lent = writable(buffer)
+            return await transfer_many(self._engine, self, _READ, buffer, lent, offsets)
+        counts: list[int] = await reading
+        return counts
+
+    def _take_batch(self, count: int) -> Batch:
+        """For C: a record of so many operations, and room for them."""
+        return Batch.take(self._engine, count)
 
     @enable_ki_protection
     async def write_many(self, data: ReadableBuffer, offsets: Iterable[int]) -> list[int]:
@@ -144,7 +153,12 @@ class FixedFile(Handle):
 
         Returns how many bytes each wrote. After an error or a cancellation nobody knows which were.
         """
-        return await transfer_many(self._engine, self, _WRITE, data, readable(data), offsets)
+        writing = self._begin_many(_WRITE, data, offsets)
+        if writing is None:
+            lent = readable(data)
+            return await transfer_many(self._engine, self, _WRITE, data, lent, offsets)
+        counts: list[int] = await writing
+        return counts
 
     async def readv_at(self, buffers: Iterable[WritableBuffer], offset: int) -> int:
         """`readinto_at` into several buffers, one after the other. preadv(2)."""

@@ -119,6 +119,9 @@ def address_of(pointer: CData) -> int:
 
 
 # What _native calls of the core, in the order of its `bind`.
-CORE_CALLS = ("tu_try_one", "tu_submit_and_copy", "tu_buf_ring_give_in_order")
+CORE_CALLS = (
+    *("tu_try_one", "tu_submit_and_copy", "tu_buf_ring_give_in_order"),
+    *("tu_batch_transfers", "tu_batch_abandon"),
+)
 _addressof: Any = ffi.addressof
 _native.bind(*(address_of(_addressof(lib, name)) for name in CORE_CALLS))

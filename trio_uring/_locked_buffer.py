@@ -30,7 +30,7 @@ class RegisteredBuffer(PinnedBuffer):
     it; a slice is a part of the same registered memory.
     """
 
-    __slots__ = ("_engine", "_place", "memory")
+    __slots__ = ("memory",)
 
     def __init__(self, engine: Engine, obj: Buffer) -> None:
         super().__init__(obj)
@@ -44,7 +44,8 @@ class RegisteredBuffer(PinnedBuffer):
     @property
     def index(self) -> int:
         """Its place in the ring's table of registered buffers; -1: it is in none."""
-        return self._place[0]
+        place: int = self._place[0]
+        return place
 
     @property
     def registered(self) -> bool:

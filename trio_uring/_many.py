@@ -141,8 +141,7 @@ async def _run_chains(
     )  # fmt: skip
     ring.check(code, "a batch")
     batch.begin(None, (memory, joined))
-    await engine.wait(batch, True)
-    return memory, batch.answers()
+    return memory, await batch.wait()
 
 
 def _encoded(paths: Iterable[Path]) -> tuple[list[Path], list[bytes]]:
@@ -244,10 +243,9 @@ async def _stat_some(
         batch.abandon()
         raise
     batch.begin(None, (joined, memory))
-    await engine.wait(batch, True)
     return [
         OSError(-answer, os.strerror(-answer), os.fspath(paths[number]))
         if answer
         else stat_result(memory, STATX_BYTES * number)
-        for number, answer in enumerate(batch.answers())
+        for number, answer in enumerate(await batch.wait())
     ]

@@ -45,13 +45,11 @@ if TYPE_CHECKING:
     from ._engine_begin import EngineBegin
 
 INDEX_MASK = 0xFFFF_FFFF
-GENERATION = 1 << 32
-# Above a generation: of a request to cancel; of the send that an operation is linked behind; of an
-# operation in a batch.
+# Above an index and a generation of 29 bits: of a request to cancel; of the send that an operation
+# is linked behind; of an operation in a batch.
 CANCEL_BIT = 1 << 61
 SEND_BIT = 1 << 62
 BATCH_BIT = 1 << 63
-USER_DATA_MASK = CANCEL_BIT - 1
 
 # A worker thread of the kernel that was interrupted may answer what user space never sees else:
 # ERESTARTSYS and its like (include/linux/errno.h).
@@ -218,7 +216,7 @@ class Operation(_native.Operation):
             self.engine.cancel(self)
         return Abort.FAILED
 
-    def _raise(self) -> int:
+    def _raise(self) -> Any:
         """The result is an error: what the task that awaited it gets."""
         res = self.res
         raise_cancel = self.raise_cancel

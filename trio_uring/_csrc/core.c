@@ -545,7 +545,7 @@ static int consume(struct tu_ring *ring, uint8_t *out, uint32_t max, int keep)
                 tu_ledger_end(ledger, cqe->user_data);
             if (!tu_batch_end_one(ring, batch, cqe))
                 continue;
-            of_batch = (struct tu_cqe){.user_data = batch->user_data, .res = -1};
+            of_batch = (struct tu_cqe){.user_data = batch->user_data, .res = batch->failed ? -1 : 0};
             at = (const uint8_t *)&of_batch;
             cqe = NULL;
         }

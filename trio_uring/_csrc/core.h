@@ -51,7 +51,7 @@ struct tu_batch {
     uint32_t count, left;   /* operations, and those whose CQE is to come */
     uint32_t failed;        /* results below 0 */
     uint32_t number;        /* in its ring */
-    uint64_t user_data;     /* of the CQE that stands for all; its res is -1 */
+    uint64_t user_data;     /* of the CQE that stands for all; its res is -1 if one failed */
     int32_t *results;
 };
 

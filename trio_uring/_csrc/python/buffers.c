@@ -79,8 +79,63 @@ static PyType_Spec buffers_spec = {
     "trio_uring._native.SharedBuffers", sizeof(struct tn_buffers), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, buffers_slots};
 
+/* -- memory of the caller's that is exported once -------------------------------------------------- */
+
+PyTypeObject *tn_pinned_type;
+
+static int pinned_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    struct tn_pinned *pinned = (struct tn_pinned *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(pinned->export);
+    Py_VISIT(pinned->engine);
+    Py_VISIT(pinned->place);
+    return 0;
+}
+
+static int pinned_clear(PyObject *self)
+{
+    struct tn_pinned *pinned = (struct tn_pinned *)self;
+    Py_CLEAR(pinned->export);
+    Py_CLEAR(pinned->engine);
+    Py_CLEAR(pinned->place);
+    return 0;
+}
+
+static void pinned_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    pinned_clear(self);
+    tn_free(self);
+}
+
+static PyMemberDef pinned_members[] = {
+    {"export", T_OBJECT, offsetof(struct tn_pinned, export), 0, NULL},
+    {"_engine", T_OBJECT, offsetof(struct tn_pinned, engine), 0, NULL},
+    {"_place", T_OBJECT, offsetof(struct tn_pinned, place), 0, NULL},
+    {"address", T_ULONGLONG, offsetof(struct tn_pinned, address), 0, NULL},
+    {"nbytes", T_ULONGLONG, offsetof(struct tn_pinned, nbytes), 0, NULL},
+    {"writable", T_BOOL, offsetof(struct tn_pinned, writable), 0, NULL},
+    {NULL},
+};
+
+static PyType_Slot pinned_slots[] = {
+    {Py_tp_doc, "The members of a PinnedBuffer."},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, pinned_dealloc},
+    {Py_tp_traverse, pinned_traverse},
+    {Py_tp_clear, pinned_clear},
+    {Py_tp_members, pinned_members},
+    {0, NULL},
+};
+
+static PyType_Spec pinned_spec = {
+    "trio_uring._native.Pinned", sizeof(struct tn_pinned), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, pinned_slots};
+
 int tn_add_buffers(PyObject *module)
 {
     tn_buffers_type = (PyTypeObject *)tn_make_type(module, &buffers_spec);
-    return tn_buffers_type ? 0 : -1;
+    tn_pinned_type = (PyTypeObject *)tn_make_type(module, &pinned_spec);
+    return tn_buffers_type && tn_pinned_type ? 0 : -1;
 }

@@ -21,7 +21,7 @@ static PyObject *publicly_current_task(struct tn_engine *engine)
     return token ? tn_call_method(engine, tn_str_current_task) : NULL; /* raises what is wrong */
 }
 
-static PyObject *current_task(struct tn_engine *engine)
+PyObject *tn_current_task(struct tn_engine *engine)
 {
     if (!engine->runner)
         return publicly_current_task(engine);
@@ -72,7 +72,7 @@ static int has_room(struct tn_engine *engine)
 struct tn_operation *tn_begin(struct tn_engine *engine, PyObject *file, struct tu_sqe **sqe)
 {
     struct tn_queue *queue = engine->queue;
-    PyObject *task = current_task(engine);
+    PyObject *task = tn_current_task(engine);
     struct tn_operation *operation = task ? free_record(engine) : NULL;
     if (!operation) {
         Py_XDECREF(task);
@@ -176,6 +176,56 @@ static PyObject *begin_entry(PyObject *self, PyObject *const *args, Py_ssize_t n
     return (PyObject *)operation;
 }
 
+/* Gives a record that is no single operation an index, and returns its user_data; 0: an exception. */
+uint64_t tn_add_record(struct tn_engine *engine, PyObject *record)
+{
+    Py_ssize_t last = PyList_Size(engine->free_indices) - 1;
+    uint64_t index = (uint64_t)PyList_Size(engine->records);
+    if (last < 0) {
+        if (PyList_Append(engine->records, record))
+            return 0;
+    } else {
+        index = PyLong_AsUnsignedLongLong(PyList_GetItem(engine->free_indices, last));
+        PyList_SetItem(engine->records, (Py_ssize_t)index, tn_new_ref(record));
+        if (PyList_SetSlice(engine->free_indices, last, last + 1, NULL))
+            return 0;
+    }
+    engine->generation = (engine->generation + TN_GENERATION) & TN_USER_DATA_MASK;
+    return engine->generation | index;
+}
+
+/* Its final CQE was seen. -1: an exception, and the index is not used again. */
+int tn_remove_record(struct tn_engine *engine, uint64_t user_data)
+{
+    PyObject *index = PyLong_FromUnsignedLongLong(user_data & TN_INDEX_MASK);
+    PyObject *ignored = PyList_GetItem(engine->records, 0);
+    PyList_SetItem(engine->records, (Py_ssize_t)(user_data & TN_INDEX_MASK), tn_new_ref(ignored));
+    int rc = index ? PyList_Append(engine->free_indices, index) : -1;
+    Py_XDECREF(index);
+    return rc;
+}
+
+static PyObject *add_record(PyObject *self, PyObject *record)
+{
+    uint64_t user_data = tn_add_record((struct tn_engine *)self, record);
+    PyObject *number = user_data ? PyLong_FromUnsignedLongLong(user_data) : NULL;
+    int rc = number ? PyObject_SetAttr(record, tn_str_user_data, number) : -1;
+    Py_XDECREF(number);
+    return rc ? NULL : tn_new_ref(Py_None);
+}
+
+static PyObject *remove_record(PyObject *self, PyObject *record)
+{
+    PyObject *number = PyObject_GetAttr(record, tn_str_user_data);
+    uint64_t user_data = number ? PyLong_AsUnsignedLongLong(number) : 0;
+    Py_XDECREF(number);
+    PyObject *none = PyErr_Occurred() ? NULL : PyLong_FromLong(0);
+    int rc = !none || tn_remove_record((struct tn_engine *)self, user_data) ||
+             PyObject_SetAttr(record, tn_str_user_data, none);
+    Py_XDECREF(none);
+    return rc ? NULL : tn_new_ref(Py_None);
+}
+
 /* -- finishing in place --------------------------------------------------------------------------- */
 
 static int may_finish_now(struct tn_engine *engine, PyObject *task)
@@ -265,8 +315,9 @@ static PyObject *engine_wait(PyObject *self, PyObject *const *args, Py_ssize_t n
         PyErr_SetString(PyExc_TypeError, "an operation is to be waited for");
         return NULL;
     }
-    int prompt = nargs == 2 && args[1] == Py_True;
-    return tn_awaitable(tn_new_ref(args[0]), ((struct tn_operation *)args[0])->kind, prompt);
+    struct tn_operation *operation = (struct tn_operation *)args[0];
+    return tn_awaitable(tn_new_ref(operation), operation->batch ? TN_BATCH : operation->kind,
+                        nargs == 2 && args[1] == Py_True);
 }
 
 /* -- the object ----------------------------------------------------------------------------------- */
@@ -289,27 +340,22 @@ static PyObject *attach(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+#define ENGINE_OBJECTS(X)                                                                         \
+    X("_context", context) X("_runner", runner) X("_current_task", current_task)                  \
+    X("_current_token", current_token) X("_sleep", sleep) X("_reschedule", reschedule)            \
+    X("token", token) X("failure", failure) X("records", records) X("buffers", buffers)           \
+    X("_cancels", cancels) X("_cancels_again", cancels_again)                                     \
+    X("cancelled_chains", cancelled_chains) X("_stash", stash) X("reclaim", reclaim)              \
+    X("_free_indices", free_indices) X("spare_batch", spare_batch)
+
 static int engine_traverse(PyObject *self, visitproc visit, void *arg)
 {
     struct tn_engine *engine = (struct tn_engine *)self;
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(engine->queue);
-    Py_VISIT(engine->context);
-    Py_VISIT(engine->runner);
-    Py_VISIT(engine->current_task);
-    Py_VISIT(engine->current_token);
-    Py_VISIT(engine->sleep);
-    Py_VISIT(engine->reschedule);
-    Py_VISIT(engine->token);
-    Py_VISIT(engine->failure);
-    Py_VISIT(engine->records);
-    Py_VISIT(engine->buffers);
-    Py_VISIT(engine->cancels);
-    Py_VISIT(engine->cancels_again);
-    Py_VISIT(engine->cancelled_chains);
-    Py_VISIT(engine->stash);
-    Py_VISIT(engine->reclaim);
-    Py_VISIT(engine->free_indices);
+#define VISIT(name, member) Py_VISIT(engine->member);
+    ENGINE_OBJECTS(VISIT)
+#undef VISIT
     for (Py_ssize_t i = 0; i < engine->pool_count; i++)
         Py_VISIT(engine->pool[i]);
     return 0;
@@ -319,22 +365,9 @@ static int engine_clear(PyObject *self)
 {
     struct tn_engine *engine = (struct tn_engine *)self;
     /* Not the queue: records that are left may ask for it. */
-    Py_CLEAR(engine->context);
-    Py_CLEAR(engine->runner);
-    Py_CLEAR(engine->current_task);
-    Py_CLEAR(engine->current_token);
-    Py_CLEAR(engine->sleep);
-    Py_CLEAR(engine->reschedule);
-    Py_CLEAR(engine->token);
-    Py_CLEAR(engine->failure);
-    Py_CLEAR(engine->records);
-    Py_CLEAR(engine->buffers);
-    Py_CLEAR(engine->cancels);
-    Py_CLEAR(engine->cancels_again);
-    Py_CLEAR(engine->cancelled_chains);
-    Py_CLEAR(engine->stash);
-    Py_CLEAR(engine->reclaim);
-    Py_CLEAR(engine->free_indices);
+#define CLEAR(name, member) Py_CLEAR(engine->member);
+    ENGINE_OBJECTS(CLEAR)
+#undef CLEAR
     while (engine->pool_count)
         Py_DECREF(engine->pool[--engine->pool_count]);
     return 0;
@@ -351,24 +384,10 @@ static void engine_dealloc(PyObject *self)
     tn_free(self);
 }
 
-#define OBJECT(name, member) {name, T_OBJECT, offsetof(struct tn_engine, member), 0, NULL}
 static PyMemberDef engine_members[] = {
-    OBJECT("_context", context),
-    OBJECT("_runner", runner),
-    OBJECT("_current_task", current_task),
-    OBJECT("_current_token", current_token),
-    OBJECT("_sleep", sleep),
-    OBJECT("_reschedule", reschedule),
-    OBJECT("token", token),
-    OBJECT("failure", failure),
-    OBJECT("records", records),
-    OBJECT("buffers", buffers),
-    OBJECT("_cancels", cancels),
-    OBJECT("_cancels_again", cancels_again),
-    OBJECT("cancelled_chains", cancelled_chains),
-    OBJECT("_stash", stash),
-    OBJECT("reclaim", reclaim),
-    OBJECT("_free_indices", free_indices),
+#define MEMBER(name, member) {name, T_OBJECT, offsetof(struct tn_engine, member), 0, NULL},
+    ENGINE_OBJECTS(MEMBER)
+#undef MEMBER
     {"_pool_count", T_PYSSIZET, offsetof(struct tn_engine, pool_count), READONLY, NULL},
     {"_flushed", T_UINT, offsetof(struct tn_engine, flushed), 0, NULL},
     {"_prompt_left", T_INT, offsetof(struct tn_engine, prompt_left), 0, NULL},
@@ -377,13 +396,17 @@ static PyMemberDef engine_members[] = {
     {"completed", T_LONGLONG, offsetof(struct tn_engine, completed), 0, NULL},
     {"overflow_count", T_LONGLONG, offsetof(struct tn_engine, overflow_count), 0, NULL},
     {"sent", T_LONGLONG, offsetof(struct tn_engine, sent), 0, NULL},
+    {"_generation", T_ULONGLONG, offsetof(struct tn_engine, generation), 0, NULL},
     {NULL},
 };
-#undef OBJECT
 
 #define FAST(function) (PyCFunction)(void *)function, METH_FASTCALL
 static PyMethodDef engine_methods[] = {
     {"_attach", attach, METH_VARARGS, PyDoc_STR("The queue, and completions of a pass at the most.")},
+    {"add_record", add_record, METH_O,
+     PyDoc_STR("Gives a multishot or its like an index and a ``user_data``.")},
+    {"remove_record", remove_record, METH_O,
+     PyDoc_STR("Its final CQE was seen, and there will be no further one.")},
     {"begin_record", begin_record, METH_O, PyDoc_STR("A record of the current task, and a NOP.")},
     {"begin_entry", FAST(begin_entry),
      PyDoc_STR("(file, opcode, flags, fd, offset, address, length, op_flags, file_index, pins)")},

@@ -53,12 +53,15 @@ PyObject *tn_make_type(PyObject *module, PyType_Spec *spec)
 
 static PyObject *bind(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long try_one, submit_and_copy, give_in_order;
-    if (!PyArg_ParseTuple(args, "KKK", &try_one, &submit_and_copy, &give_in_order))
+    void **calls = (void **)&tn_core;
+    Py_ssize_t count = PyTuple_Size(args);
+    if (count != (Py_ssize_t)(sizeof(tn_core) / sizeof(*calls))) {
+        PyErr_SetString(PyExc_TypeError, "bind() takes the address of each function of the core");
         return NULL;
-    tn_core.try_one = (void *)(uintptr_t)try_one;
-    tn_core.submit_and_copy = (void *)(uintptr_t)submit_and_copy;
-    tn_core.give_in_order = (void *)(uintptr_t)give_in_order;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!(calls[i] = PyLong_AsVoidPtr(PyTuple_GetItem(args, i))))
+            return NULL;
     Py_RETURN_NONE;
 }
 
@@ -88,7 +91,7 @@ static PyObject *write_unraisable(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef module_methods[] = {
     {"bind", bind, METH_VARARGS,
-     PyDoc_STR("Addresses of tu_try_one, tu_submit_and_copy, tu_buf_ring_give_in_order.")},
+     PyDoc_STR("Addresses of the functions of struct tn_core, in its order.")},
     {"new_bytes", new_bytes, METH_O, PyDoc_STR("`bytes` of any content, for the kernel to write to.")},
     {"address_of_bytes", address_of_bytes, METH_O, PyDoc_STR("Where they are; a NUL follows them.")},
     {"write_unraisable", write_unraisable, METH_VARARGS,

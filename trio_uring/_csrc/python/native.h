@@ -30,12 +30,20 @@ typedef struct {
 } Py_buffer;
 #define PyBUF_SIMPLE 0
 #define PyBUF_WRITABLE 1
+#define PyBUF_FORMAT 4
+#define PyBUF_ND 8
+#define PyBUF_CONTIG_RO PyBUF_ND
 extern int PyObject_GetBuffer(PyObject *object, Py_buffer *view, int flags);
 extern void PyBuffer_Release(Py_buffer *view);
 #endif
 
 #include "../abi.h"
 #include "../core.h"
+
+#define TN_OP_READ 22
+#define TN_OP_WRITE 23
+/* READ_FIXED, WRITE_FIXED: with a registered buffer. */
+#define TN_FIXED(opcode) ((opcode) - 18)
 
 /* user_data of an operation: see _operation.py. */
 #define TN_GENERATION (1ULL << 32)
@@ -60,7 +68,7 @@ extern void PyBuffer_Release(Py_buffer *view);
 #define TN_OWN_IDS 2
 
 /* What a task gets for its operation. */
-enum tn_kind { TN_NUMBER, TN_READ, TN_RECEIVED, TN_SENT };
+enum tn_kind { TN_NUMBER, TN_READ, TN_RECEIVED, TN_SENT, TN_BATCH };
 
 /* Where its awaiting is. */
 enum tn_state { TN_IDLE, TN_BEGUN, TN_PROMPT, TN_SLEEPING };
@@ -84,11 +92,13 @@ struct tn_engine {
     PyObject *current_task, *current_token, *sleep, *reschedule, *token, *failure;
     PyObject *records, *buffers;
     PyObject *cancels, *cancels_again, *cancelled_chains, *stash, *reclaim, *free_indices;
+    PyObject *spare_batch;
     struct tn_operation **pool;     /* records that are not in use */
     Py_ssize_t pool_count, pool_size;
     struct tu_cqe *cqes;            /* of the pass */
     uint32_t cqes_max;
     uint32_t flushed;
+    uint64_t generation;            /* of records that are no single operation */
     int prompt_left, passes_alone;
     char clock_jumps;
     long long completed, overflow_count, sent;
@@ -99,11 +109,13 @@ struct tn_operation {
     struct tn_engine *engine;
     PyObject *task, *file, *pins, *raise_cancel, *abort, *message;
     Py_buffer view;         /* KERNEL OWNS its memory, and that of `pins`, until the final CQE */
+    struct tu_batch *batch; /* of many, with the results behind it; NULL: this is one operation */
     uint64_t user_data;
     int64_t res, sent;
     uint32_t index, position, flags;
     uint32_t nbytes;        /* to be sent */
-    char closing, bounded, linked;
+    uint32_t chain;         /* of a batch: of so many the last must run; 0: of none */
+    char closing, bounded, linked, strict;
     uint8_t kind, state;
 };
 
@@ -138,15 +150,28 @@ struct tn_buffers {
     long returned;          /* how many flags are set */
 };
 
+/* Memory that is exported once, for many operations; see _buffers.py. */
+struct tn_pinned {
+    PyObject_HEAD
+    PyObject *export;
+    PyObject *engine, *place;   /* of one that is registered: whose table, and a list of where in it */
+    unsigned long long address, nbytes;
+    char writable;
+};
+
 /* Of the C core, which is linked into the other extension module. */
 struct tn_core {
     int64_t (*try_one)(struct tu_ring *, uint32_t, uint64_t);
     int (*submit_and_copy)(struct tu_ring *, uint32_t, uint32_t, int64_t, void *, uint32_t);
     uint32_t (*give_in_order)(void *, uint32_t, uint8_t *, uint64_t, uint32_t);
+    int (*batch_transfers)(struct tu_ring *, uint32_t, struct tu_batch *, uint8_t, uint8_t, int, uint64_t,
+                           uint32_t, uint16_t, const uint64_t *);
+    void (*batch_abandon)(struct tu_ring *, struct tu_batch *);
 };
 extern struct tn_core tn_core;
 
 extern PyTypeObject *tn_operation_type, *tn_handle_type, *tn_engine_type, *tn_buffers_type;
+extern PyTypeObject *tn_pinned_type;
 
 /* Interned strings. */
 #define TN_NAMES(X)                                                                               \
@@ -156,7 +181,7 @@ extern PyTypeObject *tn_operation_type, *tn_handle_type, *tn_engine_type, *tn_bu
     X(_runner) X(_schedule_points) X(append) X(coro) X(data) X(current_task)                      \
     X(custom_sleep_data) X(get_events) X(effectively_cancelled) X(instruments) X(ki_pending)      \
     X(main_task) X(reclaim_dropped) X(ring) X(runq) X(send) X(task) X(task_scheduled) X(unwrap)   \
-    X(_in_flight)
+    X(_in_flight) X(_uncancel) X(user_data)
 #define TN_DECLARE(name) extern PyObject *tn_str_##name;
 TN_NAMES(TN_DECLARE)
 #undef TN_DECLARE
@@ -199,6 +224,11 @@ int tn_add_buffers(PyObject *module);
 int tn_add_engine(PyObject *module);
 int tn_add_driver(PyObject *module);
 
+/* A new reference; NULL: an exception says that this is not a task of the engine's run. */
+PyObject *tn_current_task(struct tn_engine *engine);
+/* The index and user_data of records that are no single operation: 0, or -1, is an exception. */
+uint64_t tn_add_record(struct tn_engine *engine, PyObject *record);
+int tn_remove_record(struct tn_engine *engine, uint64_t user_data);
 /* A record for an operation of the current task, and its SQE, which the caller fills. `file`: the
  * handle that it names, or NULL. NULL: an exception; nothing has begun. */
 struct tn_operation *tn_begin(struct tn_engine *engine, PyObject *file, struct tu_sqe **sqe);
@@ -211,6 +241,10 @@ int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation);
 /* What the task gets; the record is free again. NULL: an exception. */
 PyObject *tn_outcome(struct tn_operation *operation);
 void tn_recycle(struct tn_operation *operation);
+/* The same for the record of a batch: it is the spare one. */
+void tn_recycle_batch(struct tn_operation *operation);
+/* A list of what its operations answered. */
+PyObject *tn_answers(const struct tn_operation *operation);
 /* A handle's count of operations in flight. 0, or -1 with an exception. */
 int tn_operation_began(PyObject *file);
 int tn_operation_ended(PyObject *file);
@@ -230,6 +264,32 @@ PyObject *tn_pass_begins(PyObject *engine, PyObject *none);
 
 PyObject *tn_take(struct tn_buffers *buffers, uint32_t flags, Py_ssize_t nbytes);
 void tn_give_back(struct tn_buffers *buffers);
+
+PyObject *tn_begin_many(PyObject *handle, PyObject *const *args, Py_ssize_t nargs);
+PyObject *tn_hold_results(PyObject *operation, PyObject *count);
+
+/* Memory of the caller's, for as long as the operation needs it. */
+struct lent {
+    PyObject *pins;             /* `bytes` need no more */
+    Py_buffer view;
+    const struct tn_pinned *pinned;
+    char *start;
+    uint32_t nbytes;
+};
+
+/* 0: it is not to be had so, or of another size. Can run any code. */
+int tn_lend(PyObject *object, int flags, long long min, struct lent *lent);
+void tn_take_back(struct lent *lent);
+/* KERNEL OWNS the memory until the final CQE */
+void tn_keep(struct tn_operation *operation, const struct lent *lent);
+/* Where it is in the table of registered buffers; -1: nowhere. */
+int tn_place_of(const struct tn_engine *engine, const struct lent *lent);
+/* The engine, if the handle is open and nothing jumps over the operation. */
+struct tn_engine *tn_engine_of(PyObject *handle);
+/* Of a method that has begun nothing: an exception, or None for Python to do it. */
+PyObject *tn_nothing(void);
+/* An exact int from `min` to `max`. */
+int tn_number(PyObject *object, long long min, long long max, long long *value);
 
 extern PyMethodDef tn_handle_methods[];
 

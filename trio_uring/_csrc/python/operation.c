@@ -45,11 +45,15 @@ void tn_recycle(struct tn_operation *operation)
     swap_out(&operation->file, garbage, &count);
     swap_out(&operation->pins, garbage, &count);
     swap_out(&operation->raise_cancel, garbage, &count);
-    operation->closing = operation->bounded = operation->linked = 0;
+    operation->closing = operation->bounded = operation->linked = operation->strict = 0;
     operation->kind = TN_NUMBER;
     operation->state = TN_IDLE;
-    operation->user_data = (operation->user_data + TN_GENERATION) & TN_USER_DATA_MASK;
-    keep(engine, operation);
+    if (operation->batch) {
+        tn_recycle_batch(operation);
+    } else {
+        operation->user_data = (operation->user_data + TN_GENERATION) & TN_USER_DATA_MASK;
+        keep(engine, operation);
+    }
     if (view.obj)
         PyBuffer_Release(&view);
     while (count)
@@ -89,6 +93,11 @@ PyObject *tn_outcome(struct tn_operation *operation)
     uint32_t flags = operation->flags;
     enum tn_kind kind = operation->kind;
     PyObject *kept = NULL, *outcome;
+    if (kind == TN_BATCH) {
+        outcome = tn_answers(operation);
+        tn_recycle(operation);
+        return outcome;
+    }
     if (kind == TN_READ) {
         kept = operation->pins;
         operation->pins = NULL;
@@ -175,14 +184,18 @@ static PyObject *operation_next(PyObject *self)
 static void take_back(struct tn_operation *operation)
 {
     struct tn_queue *queue = operation->engine->queue;
-    uint32_t count = operation->linked ? 2 : 1, flushed = operation->engine->flushed;
+    uint32_t count = operation->batch ? operation->batch->count : operation->linked ? 2 : 1;
+    uint32_t first = operation->position - (uint32_t)operation->linked;
+    uint32_t flushed = operation->engine->flushed;
     if (operation->position - flushed >= queue->tail - flushed) {
         Py_CLEAR(operation->task);
         Py_DECREF(operation);
         return;
     }
     for (uint32_t i = 0; queue->sqes && i < count; i++)
-        queue->sqes[(operation->position - i) & queue->mask] = (struct tu_sqe){0};
+        queue->sqes[(first + i) & queue->mask] = (struct tu_sqe){0};
+    if (operation->batch)
+        tn_core.batch_abandon(queue->ring, operation->batch);
     operation->linked = 0;
     tn_abandon(operation);
 }
@@ -250,6 +263,7 @@ static void operation_dealloc(PyObject *self)
 {
     PyObject_GC_UnTrack(self);
     operation_clear(self);
+    PyMem_Free(((struct tn_operation *)self)->batch);
     Py_CLEAR(((struct tn_operation *)self)->engine);
     tn_free(self);
 }
@@ -279,6 +293,8 @@ static PyMemberDef operation_members[] = {
     {"user_data", T_ULONGLONG, offsetof(struct tn_operation, user_data), 0, NULL},
     {"res", T_LONGLONG, offsetof(struct tn_operation, res), 0, NULL},
     {"sent", T_LONGLONG, offsetof(struct tn_operation, sent), 0, NULL},
+    {"chain", T_UINT, offsetof(struct tn_operation, chain), 0, NULL},
+    {"strict", T_BOOL, offsetof(struct tn_operation, strict), 0, NULL},
     {"linked", T_BOOL, offsetof(struct tn_operation, linked), 0, NULL},
     {"index", T_UINT, offsetof(struct tn_operation, index), 0, NULL},
     {"position", T_UINT, offsetof(struct tn_operation, position), 0, NULL},
@@ -305,7 +321,15 @@ static PyGetSetDef operation_getset[] = {
     {NULL},
 };
 
+static PyObject *operation_answers(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    return tn_answers((struct tn_operation *)self);
+}
+
 static PyMethodDef operation_methods[] = {
+    {"_hold_results", tn_hold_results, METH_O,
+     PyDoc_STR("(count): it is the record of so many; the address of the struct tu_batch.")},
+    {"answers", operation_answers, METH_NOARGS, PyDoc_STR("The results of a batch, in order.")},
     {"send", operation_send, METH_O, PyDoc_STR("A step of the task that awaits it.")},
     {"unwrap", operation_unwrap, METH_NOARGS, PyDoc_STR("The result, in the task that awaited it.")},
     {"recycle", operation_recycle, METH_NOARGS, PyDoc_STR("Nobody needs it; ``flags`` stays.")},

@@ -7,8 +7,6 @@
 
 #include "native.h"
 
-#define OP_READ 22
-#define OP_WRITE 23
 #define OP_SEND 26
 #define OP_RECV 27
 #define F_FIXED_FILE 1
@@ -19,8 +17,7 @@
 #define BYTES_MAX 0x7FFFF000LL
 #define SHARED_BYTES_MAX (1LL << 30)
 
-/* An exact int from `min` to `max`. */
-static int number(PyObject *object, long long min, long long max, long long *value)
+int tn_number(PyObject *object, long long min, long long max, long long *value)
 {
     if (!PyLong_CheckExact(object))
         return 0;
@@ -30,8 +27,7 @@ static int number(PyObject *object, long long min, long long max, long long *val
     return *value >= min && *value <= max;
 }
 
-/* The engine, if the handle is open and nothing jumps over the operation. */
-static struct tn_engine *engine_of(PyObject *self)
+struct tn_engine *tn_engine_of(PyObject *self)
 {
     struct tn_handle *handle = (struct tn_handle *)self;
     if (handle->slot < 0 || !PyObject_TypeCheck(handle->engine, tn_engine_type))
@@ -58,16 +54,16 @@ static struct tn_operation *begin(PyObject *self, struct tn_engine *engine, stru
 
 static PyObject *begin_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct tn_engine *engine = engine_of(self);
+    struct tn_engine *engine = tn_engine_of(self);
     long long nbytes, offset;
-    if (!engine || nargs != 2 || !number(args[0], 0, BYTES_MAX, &nbytes) ||
-        !number(args[1], 0, INT64_MAX, &offset))
+    if (!engine || nargs != 2 || !tn_number(args[0], 0, BYTES_MAX, &nbytes) ||
+        !tn_number(args[1], 0, INT64_MAX, &offset))
         Py_RETURN_NONE;
     PyObject *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)nbytes);
     if (!data)
         return NULL;
     struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
-        .opcode = OP_READ, .off = (uint64_t)offset, .addr = (uintptr_t)PyBytes_AsString(data),
+        .opcode = TN_OP_READ, .off = (uint64_t)offset, .addr = (uintptr_t)PyBytes_AsString(data),
         .len = (uint32_t)nbytes});
     if (!operation) {
         Py_DECREF(data);
@@ -77,15 +73,7 @@ static PyObject *begin_read(PyObject *self, PyObject *const *args, Py_ssize_t na
     return tn_awaitable(operation, TN_READ, 1);
 }
 
-/* Memory of the caller's, for as long as the operation needs it. */
-struct lent {
-    PyObject *pins;     /* `bytes` need no more */
-    Py_buffer view;
-    char *start;
-    uint32_t nbytes;
-};
-
-static void take_back(struct lent *lent)
+void tn_take_back(struct lent *lent)
 {
     if (lent->pins)
         Py_DECREF(lent->pins);
@@ -93,36 +81,58 @@ static void take_back(struct lent *lent)
         PyBuffer_Release(&lent->view);
 }
 
-/* 0: it is not to be had so, or of another size. Can run any code. */
-static int lend(PyObject *object, int flags, long long min, struct lent *lent)
+static unsigned long long lend_pinned(const struct tn_pinned *pinned, struct lent *lent)
 {
-    Py_ssize_t nbytes;
+    lent->pinned = pinned;
+    lent->pins = tn_new_ref(pinned->export);
+    lent->start = (char *)(uintptr_t)pinned->address;
+    return pinned->nbytes;
+}
+
+int tn_lend(PyObject *object, int flags, long long min, struct lent *lent)
+{
+    unsigned long long nbytes;
     *lent = (struct lent){0};
     if (flags == PyBUF_SIMPLE && PyBytes_CheckExact(object)) {
         lent->pins = tn_new_ref(object);
         lent->start = PyBytes_AsString(object);
-        nbytes = PyBytes_Size(object);
+        nbytes = (unsigned long long)PyBytes_Size(object);
+    } else if (PyObject_TypeCheck(object, tn_pinned_type)) {
+        const struct tn_pinned *pinned = (const struct tn_pinned *)object;
+        if (!pinned->export || (flags == PyBUF_WRITABLE && !pinned->writable))
+            return 0;
+        nbytes = lend_pinned(pinned, lent);
     } else if (PyObject_GetBuffer(object, &lent->view, flags)) {
         PyErr_Clear(); /* Python says it better */
         return 0;
     } else {
         lent->start = lent->view.buf;
-        nbytes = lent->view.len;
+        nbytes = (unsigned long long)lent->view.len;
     }
-    if (nbytes >= min && nbytes <= BYTES_MAX) {
+    if (nbytes >= (unsigned long long)min && nbytes <= BYTES_MAX) {
         lent->nbytes = (uint32_t)nbytes;
         return 1;
     }
-    take_back(lent);
+    tn_take_back(lent);
     return 0;
 }
 
-/* KERNEL OWNS the memory until the final CQE */
-static void keep(struct tn_operation *operation, const struct lent *lent)
+void tn_keep(struct tn_operation *operation, const struct lent *lent)
 {
     operation->pins = lent->pins;
     operation->view = lent->view;
     operation->nbytes = lent->nbytes;
+}
+
+int tn_place_of(const struct tn_engine *engine, const struct lent *lent)
+{
+    const struct tn_pinned *pinned = lent->pinned;
+    if (!pinned || pinned->engine != (const PyObject *)engine)
+        return -1;
+    PyObject *place = pinned->place && PyList_Check(pinned->place) ? PyList_GetItem(pinned->place, 0) : NULL;
+    long number = place ? PyLong_AsLong(place) : -1;
+    PyErr_Clear();
+    return (int)number;
 }
 
 /* `begin` with memory that was lent; if that fails it is taken back. No engine: nothing to begin. */
@@ -133,39 +143,50 @@ static struct tn_operation *begin_lent(PyObject *self, struct tn_engine *engine,
     entry.len = lent->nbytes;
     struct tn_operation *operation = engine ? begin(self, engine, entry) : NULL;
     if (operation)
-        keep(operation, lent);
+        tn_keep(operation, lent);
     else
-        take_back(lent);
+        tn_take_back(lent);
     return operation;
 }
 
-/* Of a method that has begun nothing: an exception, or None for Python to do it. */
-static PyObject *nothing(void)
+PyObject *tn_nothing(void)
 {
     return PyErr_Occurred() ? NULL : tn_new_ref(Py_None);
+}
+
+static void use_place(struct tn_operation *operation, int place)
+{
+    struct tn_queue *queue = operation->engine->queue;
+    struct tu_sqe *sqe = &queue->sqes[operation->position & queue->mask];
+    if (place < 0)
+        return;
+    sqe->opcode = (uint8_t)TN_FIXED(sqe->opcode);
+    sqe->buf_index = (uint16_t)place;
 }
 
 static PyObject *begin_transfer(PyObject *self, PyObject *const *args, Py_ssize_t nargs, int opcode)
 {
     long long offset;
     struct lent lent;
-    if (nargs != 2 || !number(args[1], 0, INT64_MAX, &offset) ||
-        !lend(args[0], opcode == OP_READ ? PyBUF_WRITABLE : PyBUF_SIMPLE, 0, &lent))
+    if (nargs != 2 || !tn_number(args[1], 0, INT64_MAX, &offset) ||
+        !tn_lend(args[0], opcode == TN_OP_READ ? PyBUF_WRITABLE : PyBUF_SIMPLE, 0, &lent))
         Py_RETURN_NONE;
     struct tn_operation *operation = begin_lent(
-        self, engine_of(self), &lent,
+        self, tn_engine_of(self), &lent,
         (struct tu_sqe){.opcode = (uint8_t)opcode, .off = (uint64_t)offset});
-    return operation ? tn_awaitable(operation, TN_NUMBER, 1) : nothing();
+    if (operation)
+        use_place(operation, tn_place_of(operation->engine, &lent));
+    return operation ? tn_awaitable(operation, TN_NUMBER, 1) : tn_nothing();
 }
 
 static PyObject *begin_readinto(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return begin_transfer(self, args, nargs, OP_READ);
+    return begin_transfer(self, args, nargs, TN_OP_READ);
 }
 
 static PyObject *begin_write(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    return begin_transfer(self, args, nargs, OP_WRITE);
+    return begin_transfer(self, args, nargs, TN_OP_WRITE);
 }
 
 /* -- sockets -------------------------------------------------------------------------------------- */
@@ -189,10 +210,10 @@ static int can_send(const struct tn_handle *socket)
 /* Into a buffer that is chosen when data are there: an idle connection lends nothing. */
 static PyObject *begin_receive(PyObject *self, PyObject *bufsize)
 {
-    struct tn_engine *engine = engine_of(self);
+    struct tn_engine *engine = tn_engine_of(self);
     struct tn_handle *socket = (struct tn_handle *)self;
     long long nbytes;
-    if (!engine || !can_share(socket, engine) || !number(bufsize, 1, SHARED_BYTES_MAX - 1, &nbytes))
+    if (!engine || !can_share(socket, engine) || !tn_number(bufsize, 1, SHARED_BYTES_MAX - 1, &nbytes))
         Py_RETURN_NONE;
     struct tn_operation *operation = begin(self, engine, (struct tu_sqe){
         .opcode = OP_RECV, .flags = F_BUFFER_SELECT, .len = (uint32_t)nbytes});
@@ -208,12 +229,12 @@ static PyObject *begin_receive_into(PyObject *self, PyObject *buffer)
 {
     struct tn_handle *socket = (struct tn_handle *)self;
     struct lent lent;
-    if (!lend(buffer, PyBUF_WRITABLE, 1, &lent))
+    if (!tn_lend(buffer, PyBUF_WRITABLE, 1, &lent))
         Py_RETURN_NONE;
     struct tn_operation *operation = begin_lent(
-        self, can_receive(socket) ? engine_of(self) : NULL, &lent, (struct tu_sqe){.opcode = OP_RECV});
+        self, can_receive(socket) ? tn_engine_of(self) : NULL, &lent, (struct tu_sqe){.opcode = OP_RECV});
     if (!operation)
-        return nothing();
+        return tn_nothing();
     PyObject *awaitable = tn_awaitable(operation, TN_NUMBER, 0);
     socket->receiving = awaitable != NULL;
     return awaitable;
@@ -224,13 +245,13 @@ static PyObject *begin_send(PyObject *self, PyObject *data)
 {
     struct tn_handle *socket = (struct tn_handle *)self;
     struct lent lent;
-    if (!lend(data, PyBUF_SIMPLE, 1, &lent))
+    if (!tn_lend(data, PyBUF_SIMPLE, 1, &lent))
         Py_RETURN_NONE;
     struct tn_operation *operation = begin_lent(
-        self, can_send(socket) ? engine_of(self) : NULL, &lent,
+        self, can_send(socket) ? tn_engine_of(self) : NULL, &lent,
         (struct tu_sqe){.opcode = OP_SEND, .op_flags = MSG_NOSIGNAL});
     if (!operation)
-        return nothing();
+        return tn_nothing();
     PyObject *awaitable = tn_awaitable(operation, TN_SENT, 1);
     socket->sending = awaitable != NULL;
     return awaitable;
@@ -283,17 +304,17 @@ static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_
     struct tn_handle *socket = (struct tn_handle *)self;
     struct lent lent;
     long long bufsize;
-    if (nargs != 2 || !number(args[1], 1, SHARED_BYTES_MAX - 1, &bufsize) ||
-        !lend(args[0], PyBUF_SIMPLE, 1, &lent))
+    if (nargs != 2 || !tn_number(args[1], 1, SHARED_BYTES_MAX - 1, &bufsize) ||
+        !tn_lend(args[0], PyBUF_SIMPLE, 1, &lent))
         Py_RETURN_NONE;
-    struct tn_engine *engine = engine_of(self);
+    struct tn_engine *engine = tn_engine_of(self);
     if (!engine || !can_send(socket) || !can_share(socket, engine) || !has_room_for_two(engine)) {
-        take_back(&lent);
-        return nothing();
+        tn_take_back(&lent);
+        return tn_nothing();
     }
     struct tn_operation *operation = exchange(self, engine, &lent, (uint32_t)bufsize);
     if (!operation)
-        return nothing();
+        return tn_nothing();
     PyObject *awaitable = tn_awaitable(operation, TN_RECEIVED, 0);
     socket->sending = socket->receiving = awaitable != NULL;
     return awaitable;
@@ -304,6 +325,7 @@ PyMethodDef tn_handle_methods[] = {
     {"_begin_read", FAST(begin_read), PyDoc_STR("(nbytes, offset): bytes, or None.")},
     {"_begin_readinto", FAST(begin_readinto), PyDoc_STR("(buffer, offset): how many bytes, or None.")},
     {"_begin_write", FAST(begin_write), PyDoc_STR("(data, offset): how many bytes, or None.")},
+    {"_begin_many", FAST(tn_begin_many), PyDoc_STR("(opcode, buffer, offsets): how many bytes each.")},
     {"_begin_receive", begin_receive, METH_O, PyDoc_STR("(bufsize): bytes, or None.")},
     {"_begin_receive_into", begin_receive_into, METH_O, PyDoc_STR("(buffer): how many bytes, or None.")},
     {"_begin_send", begin_send, METH_O, PyDoc_STR("(data): None or how many bytes; or None.")},
