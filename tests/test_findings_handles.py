@@ -616,11 +616,11 @@ async def test_urgent_data_is_not_what_a_multishot_left() -> None:
 async def test_all_is_waited_for_also_behind_what_a_multishot_left() -> None:
     """MSG_WAITALL; and cancelled it has taken nothing."""
     async with socket_pair() as (ours, theirs):
-        ours._received += [b"abc", b"de"]
+        ours._received.extend([b"abc", b"de"])
         theirs.send(b"fghij")
         assert await ours.recv(10, socket.MSG_WAITALL | socket.MSG_PEEK) == b"abc"
         assert await ours.recv(10, socket.MSG_WAITALL) == b"abcdefghij"
-        ours._received += [b"abc", b"de"]
+        ours._received.extend([b"abc", b"de"])
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ours.recv, 10, socket.MSG_WAITALL)

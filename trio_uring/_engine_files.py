@@ -14,8 +14,6 @@ from ._file_table import FileTable
 from ._shared_buffers import SharedBuffers
 
 if TYPE_CHECKING:
-    import weakref
-
     from ._engine_ring import EngineRing
     from ._options import RingOptions
 
@@ -30,7 +28,6 @@ class EngineFiles(_native.Engine):
         "_table",
         "buffer_places",
         "closed",
-        "files",
         "has_buffer_table",
         "options",
         "pid",
@@ -57,7 +54,8 @@ class EngineFiles(_native.Engine):
         # Free places in the table of registered buffers, once there is one.
         self.buffer_places: list[int] = []
         self.has_buffer_table = False
-        self.files: dict[int, weakref.ref[Any]] = {}
+        # The handles, by slot.
+        self.files = {}
 
     def check_run(self) -> None:
         """Raises outside of the run of this engine."""

@@ -16,7 +16,6 @@ import contextlib
 import os
 import sys
 import warnings
-import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import trio
@@ -76,15 +75,7 @@ class Handle(_native.Handle, trio.abc.AsyncResource):
         self, engine: Engine, slot: int, companion: int = -1, opened_at: Place | None = None
     ) -> None:
         # Private: the openers are the only way to get one.
-        if companion >= 0:
-            self._number = self._companion = companion
-        else:
-            self._number = slot
-            self._fixed = 1  # SqeFlag.FIXED_FILE
-        self._engine = engine
-        self._opened_at = opened_at or _caller()
-        engine.files[slot] = weakref.ref(self)
-        self._slot = slot
+        self._open(engine, slot, companion, opened_at or _caller())
 
     # -- state ---------------------------------------------------------------------------------
 

@@ -66,8 +66,9 @@ class Handle:
     _quarantined: int
     _sole_owner: bool
     _closing: bool
-    # Bytes that a multishot receive had taken when it was ended; None: as an empty list.
-    _received: list[bytes | memoryview]
+    _kind: Any
+    @property
+    def _received(self) -> list[bytes | memoryview]: ...
     # Why nothing can be received, or sent, any more.
     _receive_lost: OSError | None
     _send_lost: OSError | None
@@ -78,6 +79,7 @@ class Handle:
     _receiving: bool
     _sending: bool
     _may_share: bool
+    def _open(self, engine: Any, slot: int, companion: int, opened_at: Any, /) -> None: ...
     def _begin_read(self, nbytes: int, offset: int, /) -> Any: ...
     def _begin_readinto(self, buffer: Any, offset: int, /) -> Any: ...
     def _begin_write(self, data: Any, offset: int, /) -> Any: ...
@@ -114,6 +116,7 @@ class Engine:
     reclaim: list[tuple[int, int]]
     _free_indices: list[int]
     spare_batch: Any
+    files: dict[int, Any]
     sent: int
     _generation: int
     @property

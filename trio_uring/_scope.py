@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
@@ -289,7 +290,7 @@ async def _run_interruptible(
     async_fn: Callable[..., Awaitable[object]], file: FixedFile, args: tuple[Any, ...]
 ) -> None:
     awaitable = async_fn(file, *args)
-    if not inspect.isawaitable(awaitable):
+    if type(awaitable) is not CoroutineType and not inspect.isawaitable(awaitable):
         raise TypeError(f"an async function is needed, and {async_fn!r} is synchronous")
     await awaitable
 

@@ -56,6 +56,8 @@ _NameT = TypeVar("_NameT", stdlib_socket.AddressFamily, stdlib_socket.SocketKind
 class SocketSetup(FixedFile):
     """The part of `FixedSocket` that sets up and asks."""
 
+    _kind: SocketKind
+
     def __init__(
         self,
         engine: Engine,
@@ -66,12 +68,23 @@ class SocketSetup(FixedFile):
     ) -> None:
         FixedFile.__init__(self, engine, slot, companion, opened_at)
         self._kind = kind
-        self.family, self.type, self.proto = kind
         # Receives may take the run's shared buffers: without boundaries, less is as good.
-        self._may_share = self.type is _STREAM
-        self.backlog = 0
-        # Bytes that a multishot receive had taken when it was ended.
-        self._received = []
+        self._may_share = kind[1] is _STREAM
+
+    @property
+    def family(self) -> stdlib_socket.AddressFamily:
+        """As `socket.socket.family`."""
+        return self._kind[0]
+
+    @property
+    def type(self) -> stdlib_socket.SocketKind:
+        """As `socket.socket.type`, without ``SOCK_NONBLOCK`` and ``SOCK_CLOEXEC``."""
+        return self._kind[1]
+
+    @property
+    def proto(self) -> int:
+        """As `socket.socket.proto`."""
+        return self._kind[2]
 
     def _closes_plainly(self) -> bool:
         return self._companion < 0 and not (self._sole_owner and capabilities().lets_go_late)
@@ -136,7 +149,6 @@ class SocketSetup(FixedFile):
             async with self._ordinary_fd() as fd:
                 with self._python_socket(fd) as sock:
                     sock.listen(backlog)
-        self.backlog = backlog
 
     async def connect(self, address: Any) -> None:
         """Connects to ``address``; a host name is looked up. connect(2).

@@ -346,7 +346,7 @@ static PyObject *attach(PyObject *self, PyObject *args)
     X("token", token) X("failure", failure) X("records", records) X("buffers", buffers)           \
     X("_cancels", cancels) X("_cancels_again", cancels_again)                                     \
     X("cancelled_chains", cancelled_chains) X("_stash", stash) X("reclaim", reclaim)              \
-    X("_free_indices", free_indices) X("spare_batch", spare_batch)
+    X("_free_indices", free_indices) X("spare_batch", spare_batch) X("files", files)
 
 static int engine_traverse(PyObject *self, visitproc visit, void *arg)
 {

@@ -28,6 +28,40 @@ int tn_operation_ended(PyObject *file)
     return tn_tell(file, tn_str__operation_ended); /* somebody may wait for it */
 }
 
+/* Enters it under its slot; not as its owner. */
+static int enter(PyObject *self, struct tn_engine *engine, int slot)
+{
+    PyObject *number = PyLong_FromLong(slot);
+    PyObject *reference = number ? PyWeakref_NewRef(self, NULL) : NULL;
+    int rc = reference ? PyObject_SetItem(engine->files, number, reference) : -1;
+    Py_XDECREF(number);
+    Py_XDECREF(reference);
+    return rc;
+}
+
+/* _open(engine, slot, companion, opened_at): from now on it is a file. */
+PyObject *tn_open_handle(PyObject *self, PyObject *args)
+{
+    struct tn_handle *handle = (struct tn_handle *)self;
+    PyObject *engine, *opened_at;
+    int slot, companion;
+    if (!PyArg_ParseTuple(args, "O!iiO", tn_engine_type, &engine, &slot, &companion, &opened_at))
+        return NULL;
+    if (handle->engine) {
+        PyErr_SetString(PyExc_RuntimeError, "a handle is opened once");
+        return NULL;
+    }
+    handle->engine = tn_new_ref(engine);
+    handle->opened_at = tn_new_ref(opened_at);
+    handle->companion = companion;
+    handle->number = companion < 0 ? slot : companion;
+    handle->fixed = companion < 0; /* SqeFlag.FIXED_FILE */
+    if (enter(self, (struct tn_engine *)engine, slot))
+        return NULL;
+    handle->slot = slot;
+    Py_RETURN_NONE;
+}
+
 static PyObject *handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
     PyObject *self = PyType_GenericAlloc(type, 0);
@@ -40,34 +74,29 @@ static PyObject *handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObj
     return self;
 }
 
+#define HANDLE_OBJECTS(X)                                                                         \
+    X("_engine", engine) X("_kind", kind) X("_receive_lost", receive_lost)                \
+    X("_send_lost", send_lost) X("_drained", drained) X("_closed", closed) X("_owner", owner)     \
+    X("_waiting_for_slot", waiting_for_slot) X("_opened_at", opened_at)
+
 static int handle_traverse(PyObject *self, visitproc visit, void *arg)
 {
     struct tn_handle *handle = (struct tn_handle *)self;
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(handle->engine);
-    Py_VISIT(handle->drained);
-    Py_VISIT(handle->closed);
-    Py_VISIT(handle->owner);
-    Py_VISIT(handle->waiting_for_slot);
-    Py_VISIT(handle->opened_at);
+#define VISIT(name, member) Py_VISIT(handle->member);
+    HANDLE_OBJECTS(VISIT)
+#undef VISIT
     Py_VISIT(handle->received);
-    Py_VISIT(handle->receive_lost);
-    Py_VISIT(handle->send_lost);
     return 0;
 }
 
 static int handle_clear(PyObject *self)
 {
     struct tn_handle *handle = (struct tn_handle *)self;
-    Py_CLEAR(handle->engine);
-    Py_CLEAR(handle->drained);
-    Py_CLEAR(handle->closed);
-    Py_CLEAR(handle->owner);
-    Py_CLEAR(handle->waiting_for_slot);
-    Py_CLEAR(handle->opened_at);
+#define CLEAR(name, member) Py_CLEAR(handle->member);
+    HANDLE_OBJECTS(CLEAR)
+#undef CLEAR
     Py_CLEAR(handle->received);
-    Py_CLEAR(handle->receive_lost);
-    Py_CLEAR(handle->send_lost);
     return 0;
 }
 
@@ -79,15 +108,9 @@ static void handle_dealloc(PyObject *self)
 }
 
 static PyMemberDef handle_members[] = {
-    {"_engine", T_OBJECT, offsetof(struct tn_handle, engine), 0, NULL},
-    {"_received", T_OBJECT, offsetof(struct tn_handle, received), 0, NULL},
-    {"_receive_lost", T_OBJECT, offsetof(struct tn_handle, receive_lost), 0, NULL},
-    {"_send_lost", T_OBJECT, offsetof(struct tn_handle, send_lost), 0, NULL},
-    {"_drained", T_OBJECT, offsetof(struct tn_handle, drained), 0, NULL},
-    {"_closed", T_OBJECT, offsetof(struct tn_handle, closed), 0, NULL},
-    {"_owner", T_OBJECT, offsetof(struct tn_handle, owner), 0, NULL},
-    {"_waiting_for_slot", T_OBJECT, offsetof(struct tn_handle, waiting_for_slot), 0, NULL},
-    {"_opened_at", T_OBJECT, offsetof(struct tn_handle, opened_at), 0, NULL},
+#define MEMBER(name, member) {name, T_OBJECT, offsetof(struct tn_handle, member), 0, NULL},
+    HANDLE_OBJECTS(MEMBER)
+#undef MEMBER
     {"_companion", T_INT, offsetof(struct tn_handle, companion), 0, NULL},
     {"_quarantined", T_INT, offsetof(struct tn_handle, quarantined), 0, NULL},
     {"_sole_owner", T_BOOL, offsetof(struct tn_handle, sole_owner), 0, NULL},
@@ -102,6 +125,21 @@ static PyMemberDef handle_members[] = {
     {NULL},
 };
 
+/* Made when it is asked for: most sockets never need it. */
+static PyObject *handle_received(PyObject *self, void *Py_UNUSED(none))
+{
+    struct tn_handle *handle = (struct tn_handle *)self;
+    if (!handle->received && !(handle->received = PyList_New(0)))
+        return NULL;
+    return tn_new_ref(handle->received);
+}
+
+static PyGetSetDef handle_getset[] = {
+    {"_received", handle_received, NULL,
+     PyDoc_STR("Bytes that a multishot receive had taken when it was ended."), NULL},
+    {NULL},
+};
+
 static PyType_Slot handle_slots[] = {
     {Py_tp_doc, "The members of a handle, and its operations where nothing is unusual."},
     {Py_tp_new, handle_new},
@@ -109,6 +147,7 @@ static PyType_Slot handle_slots[] = {
     {Py_tp_traverse, handle_traverse},
     {Py_tp_clear, handle_clear},
     {Py_tp_members, handle_members},
+    {Py_tp_getset, handle_getset},
     {Py_tp_methods, tn_handle_methods},
     {0, NULL},
 };

@@ -92,7 +92,7 @@ struct tn_engine {
     PyObject *current_task, *current_token, *sleep, *reschedule, *token, *failure;
     PyObject *records, *buffers;
     PyObject *cancels, *cancels_again, *cancelled_chains, *stash, *reclaim, *free_indices;
-    PyObject *spare_batch;
+    PyObject *spare_batch, *files;
     struct tn_operation **pool;     /* records that are not in use */
     Py_ssize_t pool_count, pool_size;
     struct tu_cqe *cqes;            /* of the pass */
@@ -123,7 +123,7 @@ struct tn_handle {
     PyObject_HEAD
     PyObject *engine;
     PyObject *drained, *closed, *owner, *waiting_for_slot, *opened_at;
-    PyObject *received, *receive_lost, *send_lost;
+    PyObject *kind, *received, *receive_lost, *send_lost;
     int slot, number, companion, quarantined, in_flight;
     uint8_t fixed;
     char sole_owner, is_closing, receiving, sending, may_share;
@@ -265,6 +265,7 @@ PyObject *tn_pass_begins(PyObject *engine, PyObject *none);
 PyObject *tn_take(struct tn_buffers *buffers, uint32_t flags, Py_ssize_t nbytes);
 void tn_give_back(struct tn_buffers *buffers);
 
+PyObject *tn_open_handle(PyObject *handle, PyObject *args);
 PyObject *tn_begin_many(PyObject *handle, PyObject *const *args, Py_ssize_t nargs);
 PyObject *tn_hold_results(PyObject *operation, PyObject *count);
 
