@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio._core._run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ def pytest_configure() -> None:
     import run_modes
 
     run_modes.install()
+    # pytest-trio has Hypothesis order the tasks of a pass, if that is there: no step is ours then.
+    vars(trio._core._run)["_ALLOW_DETERMINISTIC_SCHEDULING"] = False
 
 
 def open_fds() -> dict[int, str]:

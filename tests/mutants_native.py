@@ -19,6 +19,7 @@ HANDLE = "_csrc/python/handle.c"
 BUFFERS = "_csrc/python/buffers.c"
 CORE = "_csrc/core.c"
 BATCH = "_csrc/python/batch.c"
+STEP = "_csrc/python/step.c"
 
 MUTANTS = [
     # Memory that the kernel uses
@@ -395,6 +396,91 @@ MUTANTS = [
         ".res = 0",
         ("test_many.py::first_error",),
     ),
+    # Steps
+    Mutant(
+        "steps_have_an_order_that_can_be_relied_on",
+        STEP,
+        "    return engine->luck >> 31;\n",
+        "    return 0;\n",
+        ("test_steps.py::both_orders",),
+    ),
+    Mutant(
+        "a_step_is_no_checkpoint",
+        STEP,
+        "!abort || tn_count_checkpoint(task) ||",
+        "!abort ||",
+        ("test_steps.py::one_checkpoint",),
+    ),
+    Mutant(
+        "who_waits_after_an_operation_cannot_be_cancelled",
+        STEP,
+        " || PyObject_SetAttr(task, tn_str__abort_func, abort);",
+        ";",
+        ("test_steps.py",),
+    ),
+    Mutant(
+        "a_cancellation_of_ones_own_is_missed",
+        STEP,
+        "cancelled > 0 ? tn_tell(task, tn_str__attempt_delivery_of_any_pending_cancel) :",
+        "cancelled > 0 ? 0 :",
+        ("test_steps.py::cancellation_reaches",),
+    ),
+    Mutant(
+        "ctrl_c_is_missed",
+        STEP,
+        "        ki = tn_tell(task, tn_str__attempt_delivery_of_pending_ki);\n",
+        "        ki = 0;\n",
+        ("test_steps.py::ctrl_c",),
+    ),
+    Mutant(
+        "ctrl_c_reaches_any_task",
+        STEP,
+        "        ki = is_main(engine, task);\n",
+        "        ki = 1;\n",
+        ("test_steps.py::ctrl_c",),
+    ),
+    Mutant(
+        "another_task_wakes_one_that_seems_to_run",
+        STEP,
+        "        return waits(engine, task, message);\n",
+        "        return tell_loop(engine, task, &yield_def, message);\n",
+        ("test_steps.py::from_the_moment",),
+    ),
+    Mutant(
+        "all_steps_share_a_context",
+        STEP,
+        "PyObject_CallMethodObjArgs(context, tn_str_run, send, value, NULL)",
+        "PyObject_CallFunctionObjArgs(send, value, NULL)",
+        ("test_steps.py::context",),
+    ),
+    Mutant(
+        "a_step_leaves_its_task_the_current_one",
+        STEP,
+        "    return PyDict_DelItem(engine->context, tn_str_task) ? -1 : rc;",
+        "    return rc;",
+        ("test_steps.py::between_steps",),
+    ),
+    Mutant(
+        "tasks_are_kept_by_their_steps",
+        STEP,
+        "        Py_DECREF(woken->task);\n",
+        "",
+        ("test_steps.py::keeps_nothing",),
+    ),
+    Mutant(
+        "instruments_miss_steps",
+        TURN,
+        "engine->may_step && seen == NOTHING &&",
+        "engine->may_step && seen != WAKING &&",
+        ("test_steps.py::instrument",),
+    ),
+    Mutant(
+        "woken_tasks_are_not_counted_as_others",
+        TURN,
+        "runnable + engine->woken_count > 1",
+        "runnable > 1",
+        ("test_hot.py::not_alone",),
+    ),
     # Exchanges
     Mutant(
         "an_exchange_is_cut_in_two",
@@ -430,22 +516,22 @@ MUTANTS = [
     Mutant(
         "a_woken_task_can_be_aborted",
         TURN,
-        "             PyObject_SetAttr(task, tn_str__abort_func, Py_None) ||\n",
-        "",
+        "    if (PyObject_SetAttr(task, tn_str__abort_func, Py_None) ||\n",
+        "    if (",
         ("test_hot.py::as_trio_would",),
     ),
     Mutant(
         "a_woken_task_keeps_its_custom_sleep_data",
         TURN,
-        " ||\n             PyObject_SetAttr(task, tn_str_custom_sleep_data, Py_None);",
-        ";",
+        " ||\n        PyObject_SetAttr(task, tn_str_custom_sleep_data, Py_None)) {",
+        ") {",
         ("test_hot.py::as_trio_would",),
     ),
     Mutant(
         "instruments_are_not_told_of_who_is_scheduled",
         TURN,
-        "int watched = count ? somebody_watches(engine) : 0;",
-        "int watched = 0;",
+        "found = waking < 0 ? -1 : waking ? WAKING : NOTHING;",
+        "found = waking < 0 ? -1 : NOTHING;",
         ("test_hot.py::as_trio_would",),
     ),
     # Children, and the garbage collector
@@ -488,7 +574,7 @@ MUTANTS = [
     Mutant(
         "finishing_in_place_among_others",
         TURN,
-        "    if (runnable > 1) {",
+        "    if (runnable >= 0 && runnable + engine->woken_count > 1) {",
         "    if (0) {",
         ("test_hot.py::not_alone",),
     ),
@@ -522,16 +608,16 @@ MUTANTS = [
     ),
     Mutant(
         "in_place_is_no_checkpoint",
-        ENGINE,
-        " || count_up(task, tn_str__schedule_points)",
-        "",
+        STEP,
+        "add_one(task, tn_str__schedule_points) || add_one",
+        "add_one",
         ("test_hot.py::every_read_is_a_checkpoint",),
     ),
     Mutant(
         "in_place_is_no_point_of_cancellation",
-        ENGINE,
-        "count_up(task, tn_str__cancel_points) || ",
-        "",
+        STEP,
+        " || add_one(task, tn_str__cancel_points) ? -1 : 0;",
+        " ? -1 : 0;",
         ("test_hot.py::every_read_is_a_checkpoint",),
     ),
     Mutant(

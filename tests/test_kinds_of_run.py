@@ -303,8 +303,10 @@ async def others():
 async def install(nursery):
     file = await trio_uring.open_direct("/dev/zero")
     nursery.start_soon(others)
-    nursery.start_soon(file.install_fd)
-    nursery.start_soon(file.install_fd)
+    async def install_one():
+        os.close(await file.install_fd())
+    nursery.start_soon(install_one)
+    nursery.start_soon(install_one)
     await passes(1)
     crash()
     await passes(1)

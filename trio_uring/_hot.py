@@ -2,9 +2,10 @@
 """The engine for a Trio whose loop is known: `_engine`, and how its C code knows Trio.
 
 What an awaited operation costs is calls, allocations, and what Trio does to sleep and to wake. With
-this engine the record itself is what the task awaits and what Trio sends into it, and a task is
-woken by what ``Runner.reschedule`` does, written out in ``_csrc/python/turn.c``. With instruments
-that watch it, and in guest mode, `Runner.reschedule` does it itself.
+this engine the record itself is what the task awaits and what Trio sends into it. A task is woken
+by what ``Runner.reschedule`` does, written out in ``_csrc/python/turn.c``, and runs on until it
+waits again by what Trio's loop does, in ``step.c``, unless that is of another release. With
+instruments that watch it, and in guest mode, Trio does it itself.
 
 An operation that mostly completes as it is submitted is submitted at once if its task is the only
 one that can run: a pass of Trio's loop costs more than reading a page that is in memory. It stays a
@@ -13,8 +14,8 @@ and other threads are only looked at in a pass, so that there is one after `PROM
 
 Private names of Trio in use, beside those of `_adopted`: of a task ``_runner``, ``_next_send_fn``,
 ``_next_send``, ``_abort_func``, ``_cancel_status``, ``_cancel_points``, ``_schedule_points``; of
-the run ``runq``, ``instruments``, ``main_task``, ``ki_pending``, ``waiting_for_idle``. `recognises`
-checks them; C uses most of them.
+the run ``runq``, ``instruments``, ``main_task``, ``ki_pending``, ``waiting_for_idle``; of the loop
+``_ALLOW_DETERMINISTIC_SCHEDULING``. `recognises` and `_knows_loop` check them; C uses most of them.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ _TASK_NAMES = frozenset(
         "_next_send_fn",
         "_runner",
         "_schedule_points",
+        "context",
         "coro",
         "custom_sleep_data",
     }
@@ -85,6 +87,21 @@ _RESCHEDULE_NAMES = frozenset(
         "send",
     }
 )
+# What Trio's loop uses, in all releases from 0.23 to 0.35, but for how they keep Ctrl-C out of it.
+_LOOP_NAMES = """
+AUTOJUMP_CLOCK BaseException CONTEXT_RUN_TB_FRAMES CancelShieldedCheckpoint Error GLOBAL_RUN_CONTEXT
+GeneratorExit IdlePrimedTypes KeyboardInterrupt MockClock PermanentlyDetachCoroutineObject
+RuntimeWarning StopIteration TrioInternalError TypeError Value WAITING_FOR_IDLE WaitTaskRescheduled
+_ALLOW_DETERMINISTIC_SCHEDULING _MAX_TIMEOUT __context__ __dict__ __traceback__ _abort_func
+_attempt_delivery_of_any_pending_cancel _attempt_delivery_of_pending_ki _autojump _cancel_points
+_core _next_send _next_send_fn _r _schedule_points abort_func call clear clock
+clock_autojump_threshold close context coro current_time deadline_to_sleep_time deadlines
+entry_queue error expire final_outcome init init_task instruments io_manager isinstance keys
+ki_pending list main_task main_task_outcome max min next_deadline peekitem pop process_events random
+range reschedule reverse run runq shuffle sort spawn_impl start_clock task task_exited tasks tb_next
+throw type value waiting_for_idle wakeup wakeup_on_signals warn warnings with_traceback
+"""
+_LOOP_KI_NAMES = {"LOCALS_KEY_KI_PROTECTION_ENABLED", "_getframe", "f_locals", "locals", "sys"}
 
 
 @functools.cache
@@ -95,6 +112,14 @@ def recognises(runner: Any) -> bool:
         and _fields(_run.Task) >= _TASK_NAMES
         and frozenset(runner.reschedule.__code__.co_names) == _RESCHEDULE_NAMES
         and _fields(_Message) == {"abort_func"}
+    )
+
+
+@functools.cache
+def _knows_loop() -> bool:
+    """Whether Trio's loop runs the step of a task as ``step.c`` has it written out."""
+    return frozenset(_run.unrolled_run.__code__.co_names) - _LOOP_KI_NAMES == set(
+        _LOOP_NAMES.split()
     )
 
 
@@ -112,6 +137,9 @@ class HotEngine(Engine):
         self._context = vars(_context)
         self._runner = runner
         super().__init__(options, driver, ring)
+        self._message_type = _Message
+        # Under Hypothesis the order of tasks is its own.
+        self._may_step = _knows_loop() and not _run._ALLOW_DETERMINISTIC_SCHEDULING
 
     def current_task(self) -> Any:
         """As `Engine.current_task`."""

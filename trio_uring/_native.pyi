@@ -117,6 +117,8 @@ class Engine:
     _free_indices: list[int]
     spare_batch: Any
     files: dict[int, Any]
+    _message_type: Any
+    _may_step: bool
     sent: int
     _generation: int
     @property

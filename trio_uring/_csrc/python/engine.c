@@ -246,18 +246,6 @@ static int may_finish_now(struct tn_engine *engine, PyObject *task)
     return !main_task ? -1 : main_task != task;
 }
 
-static int count_up(PyObject *object, PyObject *name)
-{
-    PyObject *old = PyObject_GetAttr(object, name);
-    PyObject *one = PyLong_FromLong(1);
-    PyObject *sum = old && one ? PyNumber_Add(old, one) : NULL;
-    int rc = sum ? PyObject_SetAttr(object, name, sum) : -1;
-    Py_XDECREF(old);
-    Py_XDECREF(one);
-    Py_XDECREF(sum);
-    return rc;
-}
-
 static int hand_over(struct tn_engine *engine)
 {
     if (!tn_is_empty(engine->cancels)) {
@@ -301,7 +289,7 @@ int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation)
     operation->task = NULL;
     int rc = tn_is_none(operation->file) ? 0 : tn_operation_ended(operation->file);
     if (!rc)
-        rc = count_up(task, tn_str__cancel_points) || count_up(task, tn_str__schedule_points);
+        rc = tn_count_checkpoint(task);
     if (rc) /* it has completed all the same */
         PyErr_WriteUnraisable(task);
     Py_DECREF(task);
@@ -335,8 +323,11 @@ static PyObject *attach(PyObject *self, PyObject *args)
     engine->thread = PyThread_get_thread_ident();
     PyMem_Free(engine->cqes);
     engine->cqes = PyMem_Calloc(engine->cqes_max, sizeof(*engine->cqes));
-    if (!engine->cqes)
+    PyMem_Free(engine->woken);
+    engine->woken = PyMem_Calloc(engine->cqes_max, sizeof(*engine->woken));
+    if (!engine->cqes || !engine->woken)
         return PyErr_NoMemory();
+    engine->luck = 1;
     Py_RETURN_NONE;
 }
 
@@ -346,7 +337,7 @@ static PyObject *attach(PyObject *self, PyObject *args)
     X("token", token) X("failure", failure) X("records", records) X("buffers", buffers)           \
     X("_cancels", cancels) X("_cancels_again", cancels_again)                                     \
     X("cancelled_chains", cancelled_chains) X("_stash", stash) X("reclaim", reclaim)              \
-    X("_free_indices", free_indices) X("spare_batch", spare_batch) X("files", files)
+    X("_free_indices", free_indices) X("spare_batch", spare_batch) X("files", files) X("_message_type", message_type)
 
 static int engine_traverse(PyObject *self, visitproc visit, void *arg)
 {
@@ -381,6 +372,7 @@ static void engine_dealloc(PyObject *self)
     Py_CLEAR(engine->queue);
     PyMem_Free(engine->pool);
     PyMem_Free(engine->cqes);
+    PyMem_Free(engine->woken);
     tn_free(self);
 }
 
@@ -393,6 +385,7 @@ static PyMemberDef engine_members[] = {
     {"_prompt_left", T_INT, offsetof(struct tn_engine, prompt_left), 0, NULL},
     {"_passes_alone", T_INT, offsetof(struct tn_engine, passes_alone), 0, NULL},
     {"clock_jumps", T_BOOL, offsetof(struct tn_engine, clock_jumps), 0, NULL},
+    {"_may_step", T_BOOL, offsetof(struct tn_engine, may_step), 0, NULL},
     {"completed", T_LONGLONG, offsetof(struct tn_engine, completed), 0, NULL},
     {"overflow_count", T_LONGLONG, offsetof(struct tn_engine, overflow_count), 0, NULL},
     {"sent", T_LONGLONG, offsetof(struct tn_engine, sent), 0, NULL},

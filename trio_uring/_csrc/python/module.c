@@ -7,6 +7,7 @@
 #include "native.h"
 
 struct tn_core tn_core;
+PyObject *tn_one;
 
 #define TN_DEFINE(name) PyObject *tn_str_##name;
 TN_NAMES(TN_DEFINE)
@@ -19,7 +20,7 @@ static int intern_names(void)
         return -1;
     TN_NAMES(TN_INTERN)
 #undef TN_INTERN
-    return 0;
+    return (tn_one = PyLong_FromLong(1)) ? 0 : -1;
 }
 
 int tn_tell(void *self, PyObject *name)

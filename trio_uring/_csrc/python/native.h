@@ -84,6 +84,12 @@ struct tn_queue {
     PyObject *entries;      /* the same as objects of Python */
 };
 
+/* A task that is to be resumed, and what with. */
+struct tn_woken {
+    PyObject *task;
+    struct tn_operation *operation;
+};
+
 struct tn_engine {
     PyObject_HEAD
     struct tn_queue *queue;
@@ -93,6 +99,9 @@ struct tn_engine {
     PyObject *records, *buffers;
     PyObject *cancels, *cancels_again, *cancelled_chains, *stash, *reclaim, *free_indices;
     PyObject *spare_batch, *files;
+    PyObject *message_type;         /* WaitTaskRescheduled */
+    struct tn_woken *woken;         /* tasks of the pass, whose steps are run here */
+    uint32_t woken_count, luck;
     struct tn_operation **pool;     /* records that are not in use */
     Py_ssize_t pool_count, pool_size;
     struct tu_cqe *cqes;            /* of the pass */
@@ -100,7 +109,7 @@ struct tn_engine {
     uint32_t flushed;
     uint64_t generation;            /* of records that are no single operation */
     int prompt_left, passes_alone;
-    char clock_jumps;
+    char clock_jumps, may_step, steps;
     long long completed, overflow_count, sent;
 };
 
@@ -181,7 +190,9 @@ extern PyTypeObject *tn_pinned_type;
     X(_runner) X(_schedule_points) X(append) X(coro) X(data) X(current_task)                      \
     X(custom_sleep_data) X(get_events) X(effectively_cancelled) X(instruments) X(ki_pending)      \
     X(main_task) X(reclaim_dropped) X(ring) X(runq) X(send) X(task) X(task_scheduled) X(unwrap)   \
-    X(_in_flight) X(_uncancel) X(user_data)
+    X(_in_flight) X(_uncancel) X(user_data) X(abort_func) X(context) X(run) X(before_task_step)    \
+    X(after_task_step) X(before_io_wait) X(after_io_wait) X(_attempt_delivery_of_any_pending_cancel)    \
+    X(_attempt_delivery_of_pending_ki)
 #define TN_DECLARE(name) extern PyObject *tn_str_##name;
 TN_NAMES(TN_DECLARE)
 #undef TN_DECLARE
@@ -216,6 +227,14 @@ int tn_tell(void *self, PyObject *name);
 
 PyObject *tn_make_type(PyObject *module, PyType_Spec *spec);
 void tn_free(PyObject *self);
+
+extern PyObject *tn_one;
+int tn_count_checkpoint(PyObject *task);
+/* Enters a task into Trio's queue of those that can run. */
+int tn_append(struct tn_engine *engine, PyObject *task);
+void tn_will_step(struct tn_engine *engine, PyObject *task, struct tn_operation *operation);
+/* Runs the steps of the pass, if `rc` is 0, and returns it or -1. */
+int tn_steps(struct tn_engine *engine, int rc);
 
 int tn_add_queue(PyObject *module);
 int tn_add_operation(PyObject *module);

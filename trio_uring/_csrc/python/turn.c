@@ -72,31 +72,56 @@ static int take_turn(struct tn_engine *engine, int64_t timeout_ns)
 
 /* -- handing them out ----------------------------------------------------------------------------- */
 
-/* What Runner.reschedule does, written out. */
-static int wake(struct tn_operation *operation, PyObject *append)
+int tn_append(struct tn_engine *engine, PyObject *task)
 {
-    PyObject *task = operation->task;
-    if (!operation->engine->runner) {
-        PyObject *done = PyObject_CallFunctionObjArgs(append, task, operation, NULL);
-        if (!done)
-            return -1; /* it waits, and Engine.fail wakes it */
-        Py_DECREF(done);
-        Py_CLEAR(operation->task);
-        return 0;
-    }
-    operation->task = NULL;
+    PyObject *runq = PyObject_GetAttr(engine->runner, tn_str_runq);
+    PyObject *none = runq ? PyObject_CallMethodObjArgs(runq, tn_str_append, task, NULL) : NULL;
+    Py_XDECREF(runq);
+    Py_XDECREF(none);
+    return none ? 0 : -1;
+}
+
+static int enter_in_queue(PyObject *task, struct tn_operation *operation)
+{
     PyObject *coro = PyObject_GetAttr(task, tn_str_coro);
     PyObject *send = coro ? PyObject_GetAttr(coro, tn_str_send) : NULL;
-    Py_XDECREF(coro);
     int rc = !send || PyObject_SetAttr(task, tn_str__next_send_fn, send) ||
              PyObject_SetAttr(task, tn_str__next_send, (PyObject *)operation) ||
-             PyObject_SetAttr(task, tn_str__abort_func, Py_None) ||
-             PyObject_SetAttr(task, tn_str_custom_sleep_data, Py_None);
+             tn_append(operation->engine, task);
+    Py_XDECREF(coro);
     Py_XDECREF(send);
-    PyObject *none = rc ? NULL : PyObject_CallFunctionObjArgs(append, task, NULL);
-    Py_XDECREF(none);
     Py_DECREF(task);
-    return none ? 0 : -1;
+    return rc ? -1 : 0;
+}
+
+static int wake_publicly(struct tn_operation *operation)
+{
+    PyObject *none = PyObject_CallFunctionObjArgs(operation->engine->reschedule, operation->task,
+                                                  operation, NULL);
+    if (!none)
+        return -1; /* it waits, and Engine.fail wakes it */
+    Py_DECREF(none);
+    Py_CLEAR(operation->task);
+    return 0;
+}
+
+/* What Runner.reschedule does, written out. */
+static int wake(struct tn_operation *operation)
+{
+    struct tn_engine *engine = operation->engine;
+    if (!engine->runner)
+        return wake_publicly(operation);
+    PyObject *task = operation->task;
+    operation->task = NULL;
+    if (PyObject_SetAttr(task, tn_str__abort_func, Py_None) ||
+        PyObject_SetAttr(task, tn_str_custom_sleep_data, Py_None)) {
+        Py_DECREF(task);
+        return -1;
+    }
+    if (!engine->steps)
+        return enter_in_queue(task, operation);
+    tn_will_step(engine, task, operation);
+    return 0;
 }
 
 static int hand_on(struct tn_engine *engine, PyObject *record, const struct tu_cqe *cqe)
@@ -115,23 +140,24 @@ static int is_plain(PyObject *record, const struct tu_cqe *cqe)
            !tn_is_none(operation->task) && cqe->res >= 0 && !(cqe->flags & TN_F_MORE);
 }
 
-static int end(struct tn_operation *operation, const struct tu_cqe *cqe, PyObject *append)
+static int end(struct tn_operation *operation, const struct tu_cqe *cqe)
 {
     operation->res = cqe->res;
     operation->flags = cqe->flags;
     if (!tn_is_none(operation->file) && tn_operation_ended(operation->file))
         return -1;
-    return wake(operation, append);
+    return wake(operation);
 }
 
-static int hand_out_one(struct tn_engine *engine, const struct tu_cqe *cqe, PyObject *append)
+/* `watched`: Python wakes the task, and tells whoever wants to know. */
+static int hand_out_one(struct tn_engine *engine, const struct tu_cqe *cqe, int watched)
 {
     PyObject *record = PyList_GetItem(engine->records, (Py_ssize_t)(cqe->user_data & TN_INDEX_MASK));
     if (!record)
         return -1;
     Py_INCREF(record);
-    int rc = append && is_plain(record, cqe) ? end((struct tn_operation *)record, cqe, append)
-                                             : hand_on(engine, record, cqe);
+    int rc = !watched && is_plain(record, cqe) ? end((struct tn_operation *)record, cqe)
+                                               : hand_on(engine, record, cqe);
     Py_DECREF(record);
     return rc;
 }
@@ -143,7 +169,7 @@ static int pass_begins(struct tn_engine *engine)
     PyObject *runq = PyObject_GetAttr(engine->runner, tn_str_runq);
     Py_ssize_t runnable = runq ? PyObject_Size(runq) : -1;
     Py_XDECREF(runq);
-    if (runnable > 1) {
+    if (runnable >= 0 && runnable + engine->woken_count > 1) {
         engine->passes_alone = engine->prompt_left = 0;
     } else {
         engine->passes_alone += engine->passes_alone <= TN_ALONE_MIN;
@@ -158,36 +184,41 @@ PyObject *tn_pass_begins(PyObject *engine, PyObject *Py_UNUSED(none))
     return pass_begins((struct tn_engine *)engine) ? NULL : tn_new_ref(Py_None);
 }
 
-/* Runner.reschedule tells instruments, and here nobody does. */
-static int somebody_watches(struct tn_engine *engine)
+enum watched { NOTHING, STEPS, WAKING };
+
+/* What instruments are told of, and would not be by what is written out here. -1: an exception. */
+static int watched(struct tn_engine *engine)
 {
     PyObject *instruments = PyObject_GetAttr(engine->runner, tn_str_instruments);
     /* A UserDict, which would do it in Python; a dict in older releases. */
     PyObject *data = !instruments                ? NULL
                      : PyDict_Check(instruments) ? tn_new_ref(instruments)
                                                  : PyObject_GetAttr(instruments, tn_str_data);
-    int watched = data ? PySequence_Contains(data, tn_str_task_scheduled) : -1;
+    PyObject *of_steps[] = {tn_str_before_task_step, tn_str_after_task_step, tn_str_before_io_wait,
+                            tn_str_after_io_wait};
+    int waking = data ? PySequence_Contains(data, tn_str_task_scheduled) : -1;
+    int found = waking < 0 ? -1 : waking ? WAKING : NOTHING;
+    for (int i = 0; found == NOTHING && i < 4; i++) {
+        int rc = PySequence_Contains(data, of_steps[i]);
+        found = rc < 0 ? -1 : rc ? STEPS : NOTHING;
+    }
     Py_XDECREF(data);
     Py_XDECREF(instruments);
-    return watched;
+    return found;
 }
 
 static int hand_out(struct tn_engine *engine, long count)
 {
-    int watched = count ? somebody_watches(engine) : 0;
-    PyObject *runq = watched < 0 ? NULL : PyObject_GetAttr(engine->runner, tn_str_runq);
-    PyObject *append = runq && count && !watched ? PyObject_GetAttr(runq, tn_str_append) : NULL;
-    int rc = !runq || (!append && PyErr_Occurred()) ? -1 : 0;
+    int seen = count ? watched(engine) : NOTHING, rc = seen < 0 ? -1 : 0;
+    engine->steps = engine->may_step && seen == NOTHING && !engine->woken_count;
     for (long i = 0; !rc && i < count; i++)
-        rc = hand_out_one(engine, &engine->cqes[i], append);
+        rc = hand_out_one(engine, &engine->cqes[i], seen == WAKING);
     /* Here and not before the wait: who gets a slot now must not sleep through it. */
     if (!rc && !tn_is_empty(engine->reclaim))
         rc = tn_tell(engine, tn_str_reclaim_dropped);
     if (!rc)
         rc = pass_begins(engine);
-    Py_XDECREF(append);
-    Py_XDECREF(runq);
-    return rc;
+    return engine->steps ? tn_steps(engine, rc) : rc;
 }
 
 static int needs_python(const struct tn_engine *engine)
@@ -204,7 +235,7 @@ PyObject *tn_take_completions(PyObject *self, PyObject *Py_UNUSED(none))
         Py_RETURN_NONE;
     int count = take_turn(engine, 0), rc = count < 0 ? -1 : 0;
     for (int i = 0; !rc && i < count; i++)
-        rc = hand_out_one(engine, &engine->cqes[i], engine->reschedule);
+        rc = hand_out_one(engine, &engine->cqes[i], 0);
     if (!rc && !tn_is_empty(engine->reclaim))
         rc = tn_tell(engine, tn_str_reclaim_dropped);
     return rc ? NULL : PyLong_FromLong(count);
