@@ -118,9 +118,8 @@ def recognises(runner: Any) -> bool:
 @functools.cache
 def _knows_loop() -> bool:
     """Whether Trio's loop runs the step of a task as ``step.c`` has it written out."""
-    return frozenset(_run.unrolled_run.__code__.co_names) - _LOOP_KI_NAMES == set(
-        _LOOP_NAMES.split()
-    )
+    names = set(_run.unrolled_run.__code__.co_names)
+    return sorted(names - _LOOP_KI_NAMES) == _LOOP_NAMES.split()
 
 
 def _fields(attrs_class: Any) -> set[str]:
