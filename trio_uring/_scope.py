@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
+from . import _native
 from ._direct import accept_direct, open_direct, pipe_direct, register, socket_direct
 from ._handle import Handle
 
@@ -64,7 +65,7 @@ class FileScope(trio.abc.AsyncResource):
             trio.ClosedResourceError: the handle is closed; or this scope is, and then the handle is
                 closed too.
         """
-        if not isinstance(file, Handle):
+        if not isinstance(file, _native.Handle):  # not an abc, which looks longer
             raise TypeError(f"a handle is needed, not {file!r}")
         file._checked_slot()
         file._engine.check_run()
@@ -242,7 +243,7 @@ class FileNursery(FileScope):
         Raises:
             trio.ClosedResourceError: the handle is closed.
         """
-        if not isinstance(file, Handle):
+        if not isinstance(file, _native.Handle):  # not an abc, which looks longer
             raise TypeError(f"the first argument is the handle, not {file!r}")
         if not callable(async_fn):
             raise TypeError(
