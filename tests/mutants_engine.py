@@ -177,15 +177,15 @@ MUTANTS = [
     Mutant(
         "a_second_close_does_not_wait",
         "_handle.py",
-        "            if self._closing:\n",
-        "            if False:\n",
+        "        if self._closing:\n",
+        "        if False:\n",
         ("test_engine_sockets.py::row_40",),
     ),
     Mutant(
         "a_close_without_an_entry_leaves_it_open",
         "_handle.py",
-        "                self._close_now()\n                raise\n",
-        "                raise\n",
+        "                self._close_now()\n            raise\n",
+        "                pass\n            raise\n",
         ("test_handle_life.py::takes_no_entry",),
     ),
     Mutant(

@@ -316,6 +316,35 @@ MUTANTS = [
         "",
         ("test_findings_handles.py::told_of", "test_native.py::lost"),
     ),
+    # Closing
+    Mutant(
+        "a_close_does_not_wait_for_what_is_in_flight",
+        HANDLE,
+        "    return !handle->in_flight && ",
+        "    return ",
+        ("test_engine_sockets.py", "test_handle_life.py"),
+    ),
+    Mutant(
+        "an_owner_is_not_told_of_a_close",
+        HANDLE,
+        "    if (tn_is_none(handle->owner))\n",
+        "    if (1)\n",
+        ("test_handle_life.py", "test_engine_sockets.py", "test_findings_handles.py"),
+    ),
+    Mutant(
+        "a_handle_that_is_closed_is_found_under_its_slot",
+        HANDLE,
+        "PyObject_DelItem(engine->files, number)",
+        "0",
+        ("test_handle_life.py", "test_native.py"),
+    ),
+    Mutant(
+        "a_close_is_of_no_slot",
+        HANDLE,
+        ".file_index = (uint32_t)handle->slot + 1,",
+        ".file_index = (uint32_t)handle->slot,",
+        ("test_handle_life.py", "test_native.py"),
+    ),
     # Batches
     Mutant(
         "what_a_batch_was_lent_is_given_back_at_once",

@@ -68,6 +68,7 @@ class EngineFiles(_native.Engine):
         """The file table; registered when it is first needed."""
         if self._table is None:
             require_direct_descriptors()
+            self._lets_go_late = capabilities().lets_go_late
             self._table = FileTable(self._register_table(), self.options.slots_manual)
         return self._table
 

@@ -134,31 +134,25 @@ class Handle(_native.Handle, trio.abc.AsyncResource):
         Operations in flight on it are cancelled and raise `trio.ClosedResourceError` in their
         tasks. Closing twice does nothing. If this is cancelled the file is closed all the same.
         """
-        if self._slot < 0:
-            if self._closing:
-                if self._closed is None:
-                    self._closed = trio.Event()
-                await self._closed.wait()
-            await trio.lowlevel.checkpoint()
-            return
-        engine, operation = self._engine, None
-        if self._in_flight or engine.clock_jumps or not self._closes_plainly():
-            engine.check_run()
-        else:
-            try:
-                operation = begin_close(engine, self._slot)  # it checks the run, too
-            except (SubmissionQueueFull, OSError):
-                self._close_now()
-                raise
-        slot = self._start_closing()
-        self._closing = True
+        slot = self._slot
         try:
-            if self._waiting_for_slot:
-                self._end_waits()
-            if operation is not None:
-                await engine.wait(operation, True)
-            else:
-                await self._close_in_steps(slot)
+            closing = self._begin_close()
+        except BaseException as exc:
+            if self._slot != slot:  # no memory to wait for it
+                self._closing = False
+                self._empty_at_once(slot)
+            elif isinstance(exc, (SubmissionQueueFull, OSError)):
+                self._close_now()
+            raise
+        if closing is None:
+            slot = self._slot  # what ran to make room may have closed it
+            if slot < 0:
+                await self._is_closed()
+                return
+            self._engine.check_run()
+            closing = self._close_in_steps(self._start_closing())
+        try:
+            await closing
         except BaseException:
             self._empty_at_once(slot)
             raise
@@ -166,10 +160,22 @@ class Handle(_native.Handle, trio.abc.AsyncResource):
             self._closing = False
             if self._closed is not None:
                 self._closed.set()
-        engine.table.release(slot)
+        self._engine.table.release(slot)
+
+    async def _is_closed(self) -> None:
+        """Waits for the task that is closing this, if one is."""
+        if self._closing:
+            if self._closed is None:
+                self._closed = trio.Event()
+            await self._closed.wait()
+        await trio.lowlevel.checkpoint()
 
     async def _close_in_steps(self, slot: int) -> None:
+        """Where something is unusual."""
         engine = self._engine
+        self._closing = True
+        if self._waiting_for_slot:
+            self._end_waits()
         if self._in_flight:
             self._drained = trio.Event()
             engine.cancel_operations_of(self)

@@ -385,6 +385,7 @@ static PyMemberDef engine_members[] = {
     {"_prompt_left", T_INT, offsetof(struct tn_engine, prompt_left), 0, NULL},
     {"_passes_alone", T_INT, offsetof(struct tn_engine, passes_alone), 0, NULL},
     {"clock_jumps", T_BOOL, offsetof(struct tn_engine, clock_jumps), 0, NULL},
+    {"_lets_go_late", T_BOOL, offsetof(struct tn_engine, lets_go_late), 0, NULL},
     {"_may_step", T_BOOL, offsetof(struct tn_engine, may_step), 0, NULL},
     {"completed", T_LONGLONG, offsetof(struct tn_engine, completed), 0, NULL},
     {"overflow_count", T_LONGLONG, offsetof(struct tn_engine, overflow_count), 0, NULL},

@@ -4,6 +4,8 @@
  */
 #include "native.h"
 
+#define OP_CLOSE 19
+
 PyTypeObject *tn_handle_type;
 
 /* A handle, or the pair of handles of a splice. */
@@ -60,6 +62,55 @@ PyObject *tn_open_handle(PyObject *self, PyObject *args)
         return NULL;
     handle->slot = slot;
     Py_RETURN_NONE;
+}
+
+/* Nothing but the close operation is needed, and nobody has to be told. */
+static int closes_plainly(const struct tn_handle *handle, const struct tn_engine *engine)
+{
+    int is_socket = !tn_is_none(handle->kind);
+    return !handle->in_flight && handle->companion < 0 && tn_is_none(handle->waiting_for_slot) &&
+           !(is_socket && handle->sole_owner && engine->lets_go_late);
+}
+
+/* The slot leaves the handle, so that no later call can name it. -1: an exception. */
+static int leave_slot(PyObject *self, struct tn_engine *engine)
+{
+    struct tn_handle *handle = (struct tn_handle *)self;
+    PyObject *number = PyLong_FromLong(handle->slot);
+    handle->slot = -1;
+    handle->is_closing = 1;
+    int rc = number ? PyObject_DelItem(engine->files, number) : -1;
+    Py_XDECREF(number);
+    if (rc)
+        PyErr_Clear(); /* nobody looks for it there any more */
+    if (tn_is_none(handle->owner))
+        return 0;
+    PyObject *none = PyObject_CallMethodObjArgs(handle->owner, tn_str__forget, self, NULL);
+    Py_XDECREF(none);
+    return none ? 0 : -1;
+}
+
+/* What `aclose` awaits, in the usual case. An exception: it has begun if the slot is -1. */
+PyObject *tn_begin_close(PyObject *self, PyObject *Py_UNUSED(none))
+{
+    struct tn_handle *handle = (struct tn_handle *)self;
+    struct tn_engine *engine = tn_engine_of(self);
+    if (!engine || !closes_plainly(handle, engine))
+        Py_RETURN_NONE;
+    struct tu_sqe *sqe;
+    struct tn_operation *operation = tn_begin(engine, NULL, &sqe);
+    if (!operation)
+        return NULL;
+    if (handle->slot < 0 || !closes_plainly(handle, engine)) { /* by what ran to make room */
+        *sqe = (struct tu_sqe){0};
+        tn_abandon(operation);
+        Py_RETURN_NONE;
+    }
+    *sqe = (struct tu_sqe){.opcode = OP_CLOSE, .file_index = (uint32_t)handle->slot + 1,
+                           .user_data = operation->user_data};
+    if (leave_slot(self, engine))
+        PyErr_WriteUnraisable(self); /* it closes all the same */
+    return tn_awaitable(operation, TN_NUMBER, 1);
 }
 
 static PyObject *handle_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))

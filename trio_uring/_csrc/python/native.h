@@ -110,6 +110,7 @@ struct tn_engine {
     uint64_t generation;            /* of records that are no single operation */
     int prompt_left, passes_alone;
     char clock_jumps, may_step, steps;
+    char lets_go_late;              /* the kernel, of sockets; see _capabilities.py */
     long long completed, overflow_count, sent;
 };
 
@@ -192,7 +193,7 @@ extern PyTypeObject *tn_pinned_type;
     X(main_task) X(reclaim_dropped) X(ring) X(runq) X(send) X(task) X(task_scheduled) X(unwrap)   \
     X(_in_flight) X(_uncancel) X(user_data) X(abort_func) X(context) X(run) X(before_task_step)    \
     X(after_task_step) X(before_io_wait) X(after_io_wait) X(_attempt_delivery_of_any_pending_cancel)    \
-    X(_attempt_delivery_of_pending_ki)
+    X(_attempt_delivery_of_pending_ki) X(_forget)
 #define TN_DECLARE(name) extern PyObject *tn_str_##name;
 TN_NAMES(TN_DECLARE)
 #undef TN_DECLARE
@@ -285,6 +286,7 @@ PyObject *tn_take(struct tn_buffers *buffers, uint32_t flags, Py_ssize_t nbytes)
 void tn_give_back(struct tn_buffers *buffers);
 
 PyObject *tn_open_handle(PyObject *handle, PyObject *args);
+PyObject *tn_begin_close(PyObject *handle, PyObject *none);
 PyObject *tn_begin_many(PyObject *handle, PyObject *const *args, Py_ssize_t nargs);
 PyObject *tn_hold_results(PyObject *operation, PyObject *count);
 

@@ -323,6 +323,7 @@ static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_
 #define FAST(function) (PyCFunction)(void *)function, METH_FASTCALL
 PyMethodDef tn_handle_methods[] = {
     {"_open", tn_open_handle, METH_VARARGS, PyDoc_STR("(engine, slot, companion, opened_at)")},
+    {"_begin_close", tn_begin_close, METH_NOARGS, PyDoc_STR("From now on it is closing; or None.")},
     {"_begin_read", FAST(begin_read), PyDoc_STR("(nbytes, offset): bytes, or None.")},
     {"_begin_readinto", FAST(begin_readinto), PyDoc_STR("(buffer, offset): how many bytes, or None.")},
     {"_begin_write", FAST(begin_write), PyDoc_STR("(data, offset): how many bytes, or None.")},
