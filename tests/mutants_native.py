@@ -356,9 +356,18 @@ MUTANTS = [
     Mutant(
         "a_batch_does_not_count_for_its_handle",
         BATCH,
-        "    ((struct tn_handle *)self)->in_flight++;\n",
+        "        ((struct tn_handle *)file)->in_flight++;\n",
         "",
         ("test_native.py::batch_was_lent",),
+    ),
+    Mutant(
+        "room_for_an_exchange_is_made_by_anybody",
+        TRANSFERS,
+        "    if (!task)\n        return 0;\n",
+        "",
+        ("test_findings_native.py::another_thread_does_not",),
+        "PyObject *task = tn_current_task(engine);",
+        "PyObject *task = NULL;",
     ),
     Mutant(
         "offsets_of_a_batch_are_never_given_back",

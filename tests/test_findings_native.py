@@ -19,6 +19,8 @@ from engine_help import WAIT_S, Asleep, engine, passes, run_python, socket_pair
 from run_modes import MODE, guest_run
 
 import trio_uring
+from trio_uring import RingOptions
+from trio_uring._adopted import IDLE_MAX
 from trio_uring._hot import HotEngine
 from trio_uring.testing import TINY_RING, adopt_ring, requires_direct_descriptors
 
@@ -530,3 +532,121 @@ def test_what_was_submitted_in_vain_keeps_its_memory(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setenv("TRIO_URING_DRIVER", "hosted")
     trio.run(main)
+
+
+# -- of the second hunt ----------------------------------------------------------------------------
+
+
+async def test_an_exchange_from_another_thread_does_not_wake_a_ring_that_sleeps() -> None:
+    """It is refused before it makes room; the run that owns the ring goes on."""
+    async with socket_pair() as (ours, theirs):
+        await share_buffers(ours, theirs)
+        await passes(3 * IDLE_MAX)
+        asleep = Asleep()
+        trio.lowlevel.add_instrument(asleep)
+
+        def elsewhere() -> str:
+            asleep.event.wait(WAIT_S)
+            with pytest.raises(RuntimeError) as refused:
+                trio.run(ours.exchange, b"x", 5)
+            return str(refused.value)
+
+        assert "another Trio run" in await trio.to_thread.run_sync(elsewhere)
+        trio.lowlevel.remove_instrument(asleep)
+        theirs.send(b"y")
+        assert await ours.recv(5) == b"y"
+        with pytest.raises(BlockingIOError):
+            theirs.recv(5)
+
+
+async def test_nobody_sends_while_an_exchange_receives_in_memory_of_its_own() -> None:
+    """There was no shared buffer left for it."""
+    adopt_ring(RingOptions(recv_buffers=2, recv_buffer_bytes=64))
+    async with socket_pair() as (a, first), socket_pair() as (b, second):
+        async with socket_pair() as (ours, theirs), trio.open_nursery() as nursery:
+            await share_buffers(a, first)
+            for sock, peer in ((a, first), (b, second)):
+                peer.send(b"takes a buffer")
+                nursery.start_soon(sock.recv, 20)
+            nursery.start_soon(ours.exchange, b"question", 10)
+            with trio.fail_after(WAIT_S):
+                await trio.lowlevel.wait_readable(theirs)
+            await passes(5)
+            with pytest.raises(trio.BusyResourceError):
+                await ours.send(b"x")
+            theirs.send(b"answer")
+
+
+BROKEN_SUBMIT = """
+import os, trio, trio.testing, trio_uring
+from engine_help import engine, socket_pair
+async def receive(sock):
+    try:
+        await sock.recv(10)
+    except OSError as exc:
+        print(exc, flush=True)
+        os._exit(0)
+def broken(self):
+    raise OSError("broken")
+async def main():
+    async with socket_pair() as (sock, _), trio.open_nursery() as nursery:
+        nursery.start_soon(receive, sock)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(0)
+        type(engine()).submit = broken
+trio.run(main)
+"""
+
+
+def test_a_hosted_driver_that_breaks_as_it_submits_does_not_sleep_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tasks that it wakes then are woken after Trio has decided how long to wait."""
+    monkeypatch.setenv("TRIO_URING_DRIVER", "hosted")
+    monkeypatch.setenv("TRIO_URING_TEST_RUN", "adopted")
+    assert run_python(BROKEN_SUBMIT).stdout == "broken\n"
+
+
+NO_MEMORY_FOR_A_BATCH = """
+import sys, tempfile, types, trio, trio_uring, _testcapi
+from engine_help import engine
+@types.coroutine
+def failing(coro, start):
+    _testcapi.set_nomemory(start, start + 1)
+    try:
+        message = coro.send(None)
+    except StopIteration:
+        return
+    finally:
+        _testcapi.remove_mem_hooks()
+    while True:
+        sent = yield message
+        try:
+            message = coro.send(sent)
+        except StopIteration:
+            return
+async def main(start, offsets):
+    async with await trio_uring.open_direct(sys.executable) as file:
+        await file.read_many(bytearray(40), offsets)
+        try:
+            await failing(file.read_many(bytearray(40), offsets), start)
+        except MemoryError:
+            failed.append(start)
+        with trio.move_on_after(5) as scope:
+            await file.aclose()
+        assert not scope.cancelled_caught, start
+        assert engine().ring._ring.batched == 0, start
+        assert engine().in_flight == 0, start
+failed = []
+for offsets in ((0, 1, 2, 3), [0, 1, 2, 3]):
+    for start in range(60):
+        trio.run(main, start, offsets)
+print(len(failed) > 10)
+"""
+
+
+@adopted
+def test_a_batch_for_which_there_is_no_memory_has_not_begun() -> None:
+    """Wherever its beginning fails; the handle can be closed."""
+    pytest.importorskip("_testcapi", reason="this Python cannot be made to lack memory")
+    assert run_python(NO_MEMORY_FOR_A_BATCH).stdout == "True\n"

@@ -203,6 +203,8 @@ class AdoptedDriver(_native.Driver):
         own.process_events = self._inner.process_events
 
     def _wake_up(self) -> None:
+        if get_ident() != self._thread:
+            return  # the ring refuses whoever that is
         self._idle_passes = 0
         self.engine.ring.on_use = None
         self._asleep = False

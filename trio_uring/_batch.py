@@ -69,22 +69,9 @@ class Batch(Operation):
 
         KERNEL OWNS ``pins``, and the results, until the last CQE.
         """
-        engine, ring = self.engine, self.engine.ring
-        try:
-            engine.add_record(self)
-        except BaseException:
-            self.abandon()
-            raise
-        self.task = engine.current_task()
-        self.pins = pins
-        self.position = ring._tail
-        self.batch.user_data = self.user_data
-        if file is not None:
-            self.file = file
-            file._in_flight += 1
-        ring._tail = (ring._tail + self.count) & U32
-        if engine.clock_jumps:
-            engine.hold_clock(self)
+        self._start(file, pins)
+        if self.engine.clock_jumps:
+            self.engine.hold_clock(self)
 
     def entries(self) -> Iterable[tuple[int, int]]:
         """As `Operation.entries`."""

@@ -155,7 +155,7 @@ class FixedSocket(SocketReceive):
         if sent < len(data):
             rest = PinnedBuffer(data) if isinstance(data, bytes) else data
             return await self._exchange_in_turn(rest[sent:], bufsize)
-        return await self.recv(bufsize)
+        return await self._recv_alone(bufsize)
 
     async def _exchange_in_turn(self, data: ReadableBuffer, bufsize: int) -> bytes:
         """`exchange`, where something is unusual: in two steps."""
@@ -165,6 +165,10 @@ class FixedSocket(SocketReceive):
             await self.send_all(data)
         finally:
             self._receiving = False
+        return await self._recv_alone(bufsize)
+
+    async def _recv_alone(self, bufsize: int) -> bytes:
+        """Nobody else may send, meanwhile."""
         self._sending = True
         try:
             return await self.recv(bufsize)

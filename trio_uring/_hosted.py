@@ -71,6 +71,7 @@ class HostedDriver(trio.abc.Instrument):
                 self.wake()
         except BaseException as exc:
             self.engine.fail(exc)
+            self.wake()  # Trio has decided how long to wait
 
     def after_io_wait(self, timeout: float) -> None:
         """Takes completions and wakes their tasks."""

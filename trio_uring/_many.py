@@ -75,8 +75,7 @@ async def read_files(paths: Iterable[Path], *, dir_fd: int | None = None) -> lis
             found.append(await _read_whole(wanted[first], dir_fd))
             continue
         slots = await _some_slots(engine, min(at_once, len(wanted) - first))
-        some = slice(first, first + len(slots))
-        found += await _read_chained(engine, wanted[some], names[some], dir_fd, slots)
+        found += await _read_chained(engine, wanted, names, first, dir_fd, slots)
     return found
 
 
@@ -97,11 +96,14 @@ async def _read_chained(
     engine: Engine,
     paths: Sequence[Path],
     names: Sequence[bytes],
+    first: int,
     dir_fd: int | None,
     slots: list[int],
 ) -> list[bytes | OSError]:
+    """As many as there are slots, which it frees, from the ``first`` on."""
     try:
-        memory, answers = await _run_chains(engine, names, dir_fd, slots)
+        some = slice(first, first + len(slots))
+        memory, answers = await _run_chains(engine, names[some], dir_fd, slots)
     finally:
         if not engine.closed:
             engine.table.release_all(slots)
@@ -112,7 +114,7 @@ async def _read_chained(
     for number, (opened, nbytes, more) in enumerate(chains):
         failed = opened if opened < 0 else nbytes
         if failed < 0:
-            found.append(OSError(-failed, os.strerror(-failed), os.fspath(paths[number])))
+            found.append(OSError(-failed, os.strerror(-failed), os.fspath(paths[first + number])))
         else:
             start = number * PART_BYTES
             found.append(contents[start : start + nbytes])
@@ -120,7 +122,7 @@ async def _read_chained(
                 rest.append(number)
     _keep(engine, memory)
     for number in rest:
-        found[number] = await _read_whole(paths[number], dir_fd, again=True)
+        found[number] = await _read_whole(paths[first + number], dir_fd, again=True)
     return found
 
 

@@ -42,7 +42,8 @@ PyObject *tn_answers(const struct tn_operation *operation)
 void tn_recycle_batch(struct tn_operation *operation)
 {
     struct tn_engine *engine = operation->engine;
-    PyObject *old = engine->spare_batch;
+    PyObject *old = engine->spare_batch, *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
     if (tn_remove_record(engine, operation->user_data))
         PyErr_WriteUnraisable((PyObject *)operation); /* its index is lost */
     operation->user_data = 0;
@@ -50,6 +51,7 @@ void tn_recycle_batch(struct tn_operation *operation)
     if (!tn_is_empty(engine->cancelled_chains) && tn_tell(operation, tn_str__uncancel))
         PyErr_WriteUnraisable((PyObject *)operation);
     Py_XDECREF(old);
+    PyErr_Restore(type, value, traceback);
 }
 
 /* -- where in the file ---------------------------------------------------------------------------- */
@@ -137,46 +139,81 @@ static struct tn_operation *take_record(PyObject *self, struct tn_engine *engine
     return operation;
 }
 
-/* Writes the SQEs. -1: nothing has begun, and there may be an exception. */
+static void abandon(struct tn_operation *operation)
+{
+    struct tn_queue *queue = operation->engine->queue;
+    tn_core.batch_abandon(queue->ring, operation->batch);
+    for (uint32_t i = 0; i < operation->batch->count; i++)
+        queue->sqes[(queue->tail + i) & queue->mask] = (struct tu_sqe){0};
+}
+
+/* Its SQEs are written from the tail on: from now on it is in flight. Takes over the task. -1: it has
+ * not begun. */
+static int start(struct tn_operation *operation, PyObject *task, PyObject *file)
+{
+    struct tn_engine *engine = operation->engine;
+    struct tn_queue *queue = engine->queue;
+    operation->user_data = tn_add_record(engine, (PyObject *)operation);
+    if (!operation->user_data) {
+        abandon(operation);
+        return -1;
+    }
+    operation->task = task;
+    if (file) {
+        operation->file = tn_new_ref(file);
+        ((struct tn_handle *)file)->in_flight++;
+    }
+    operation->position = queue->tail;
+    queue->tail += operation->batch->count;
+    operation->batch->user_data = operation->user_data;
+    return 0;
+}
+
+/* For Python, which has written the SQEs: (file, pins). KERNEL OWNS `pins` until the last CQE. */
+PyObject *tn_start_batch(PyObject *self, PyObject *args)
+{
+    struct tn_operation *operation = (struct tn_operation *)self;
+    PyObject *file, *pins;
+    if (!PyArg_ParseTuple(args, "OO", &file, &pins))
+        return NULL;
+    PyObject *task = tn_current_task(operation->engine);
+    if (!task)
+        abandon(operation);
+    if (!task || start(operation, task, file == Py_None ? NULL : file)) {
+        Py_XDECREF(task);
+        return NULL;
+    }
+    operation->pins = tn_new_ref(pins);
+    Py_RETURN_NONE;
+}
+
+/* Writes the SQEs. -1: an offset is out of range, which Python says better. */
 static int write_entries(PyObject *self, struct tn_operation *operation, int opcode,
                          const struct lent *lent, const struct offsets *offsets)
 {
-    struct tn_engine *engine = operation->engine;
     struct tn_handle *handle = (struct tn_handle *)self;
-    struct tn_queue *queue = engine->queue;
-    int place = tn_place_of(engine, lent); /* until it is closed, by another task */
-    if (tn_core.batch_transfers(queue->ring, queue->tail, operation->batch,
-                                (uint8_t)(place < 0 ? opcode : TN_FIXED(opcode)), handle->fixed,
-                                handle->number, (uintptr_t)lent->start,
-                                (uint32_t)(lent->nbytes / offsets->count),
-                                (uint16_t)(place < 0 ? 0 : place), offsets->first))
-        return -1; /* an offset is out of range, which Python says better */
-    operation->user_data = tn_add_record(engine, (PyObject *)operation);
-    if (operation->user_data)
-        return 0;
-    tn_core.batch_abandon(queue->ring, operation->batch);
-    return -1;
+    struct tn_queue *queue = operation->engine->queue;
+    int place = tn_place_of(operation->engine, lent); /* until it is closed, by another task */
+    return tn_core.batch_transfers(queue->ring, queue->tail, operation->batch,
+                                   (uint8_t)(place < 0 ? opcode : TN_FIXED(opcode)), handle->fixed,
+                                   handle->number, (uintptr_t)lent->start,
+                                   (uint32_t)(lent->nbytes / offsets->count),
+                                   (uint16_t)(place < 0 ? 0 : place), offsets->first);
 }
 
-/* As Batch.begin of _batch.py. NULL: nothing has begun, and there may be an exception. */
+/* NULL: nothing has begun, and there may be an exception. */
 static struct tn_operation *begin(PyObject *self, int opcode, const struct lent *lent,
                                   const struct offsets *offsets)
 {
     struct tn_engine *engine = tn_engine_of(self);
     PyObject *task = engine ? tn_current_task(engine) : NULL;
     struct tn_operation *operation = task ? take_record(self, engine, offsets->count) : NULL;
-    if (!operation || write_entries(self, operation, opcode, lent, offsets)) {
+    if (!operation || write_entries(self, operation, opcode, lent, offsets) ||
+        start(operation, task, self)) {
         Py_XDECREF(task);
         Py_XDECREF(operation);
         return NULL;
     }
-    struct tn_queue *queue = engine->queue;
-    operation->task = task;
-    operation->file = tn_new_ref(self);
-    ((struct tn_handle *)self)->in_flight++;
-    operation->position = queue->tail;
-    queue->tail += operation->batch->count;
-    operation->batch->user_data = operation->user_data;
     operation->strict = 1;
     tn_keep(operation, lent);
     return operation;

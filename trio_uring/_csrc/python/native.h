@@ -261,7 +261,7 @@ int tn_finished_now(struct tn_engine *engine, struct tn_operation *operation);
 /* What the task gets; the record is free again. NULL: an exception. */
 PyObject *tn_outcome(struct tn_operation *operation);
 void tn_recycle(struct tn_operation *operation);
-/* The same for the record of a batch: it is the spare one. */
+/* The same for the record of a batch: it is the spare one. Keeps the exception. */
 void tn_recycle_batch(struct tn_operation *operation);
 /* A list of what its operations answered. */
 PyObject *tn_answers(const struct tn_operation *operation);
@@ -289,6 +289,7 @@ PyObject *tn_open_handle(PyObject *handle, PyObject *args);
 PyObject *tn_begin_close(PyObject *handle, PyObject *none);
 PyObject *tn_begin_many(PyObject *handle, PyObject *const *args, Py_ssize_t nargs);
 PyObject *tn_hold_results(PyObject *operation, PyObject *count);
+PyObject *tn_start_batch(PyObject *operation, PyObject *args);
 
 /* Memory of the caller's, for as long as the operation needs it. */
 struct lent {

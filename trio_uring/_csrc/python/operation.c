@@ -329,6 +329,7 @@ static PyObject *operation_answers(PyObject *self, PyObject *Py_UNUSED(none))
 static PyMethodDef operation_methods[] = {
     {"_hold_results", tn_hold_results, METH_O,
      PyDoc_STR("(count): it is the record of so many; the address of the struct tu_batch.")},
+    {"_start", tn_start_batch, METH_VARARGS, PyDoc_STR("(file, pins): a batch is in flight.")},
     {"answers", operation_answers, METH_NOARGS, PyDoc_STR("The results of a batch, in order.")},
     {"send", operation_send, METH_O, PyDoc_STR("A step of the task that awaits it.")},
     {"unwrap", operation_unwrap, METH_NOARGS, PyDoc_STR("The result, in the task that awaited it.")},

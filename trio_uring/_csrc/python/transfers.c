@@ -265,6 +265,10 @@ static int has_room_for_two(struct tn_engine *engine)
         return 0;
     if (queue->limit - queue->tail >= 2)
         return 1;
+    PyObject *task = tn_current_task(engine); /* else it is not for us to make room */
+    Py_XDECREF(task);
+    if (!task)
+        return 0;
     PyObject *none = PyObject_CallMethod((PyObject *)engine, "make_room", "i", 2);
     Py_XDECREF(none);
     return none != NULL;
