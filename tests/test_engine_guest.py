@@ -247,7 +247,8 @@ while rings[0].fd != -1 and time.monotonic() < deadline:
     time.sleep(0.01)
 with contextlib.suppress(BrokenPipeError):
     peers[1].send(b"late")
-gc.collect()
+for _ in range(3):  # Python 3.13 takes one more for what a finalizer has let go of
+    gc.collect()
 time.sleep(0.05)
 try:
     buffers[1].append(0)

@@ -263,9 +263,11 @@ trio.run(main)
 def test_row_65_a_child_can_have_a_run_of_its_own() -> None:
     """Row 65: a child forked outside of a run makes rings as its parent does."""
     program = """
-import os, trio
+import os, trio, warnings
 from test_engine_process import work_a_little
 trio.run(work_a_little)
+# Since Python 3.12 a fork beside other threads, which Trio keeps for names of files, is warned of.
+warnings.filterwarnings("ignore", "This process", DeprecationWarning)
 child = os.fork()
 trio.run(work_a_little)
 if not child:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from http import HTTPStatus
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -26,6 +27,7 @@ pytestmark = requires_direct_descriptors()
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 CLIENTS = 200
+REFUSED = f"416 {HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE.phrase}\n".encode()
 ODD_NAME = 'a <b> & "c".txt'
 
 
@@ -118,8 +120,8 @@ def test_a_file_comes_with_its_type_and_as_it_is(server: Example, site: Path) ->
         ("bytes=-2", 206, b"89", "bytes 8-9/10"),
         ("bytes=-99", 206, b"0123456789", "bytes 0-9/10"),
         ("bytes=5-99", 206, b"56789", "bytes 5-9/10"),
-        ("bytes=10-", 416, b"416 Requested Range Not Satisfiable\n", "bytes */10"),
-        ("bytes=-0", 416, b"416 Requested Range Not Satisfiable\n", "bytes */10"),
+        ("bytes=10-", 416, REFUSED, "bytes */10"),
+        ("bytes=-0", 416, REFUSED, "bytes */10"),
         ("bytes=4-2", 200, b"0123456789", None),
         ("bytes=0-1,4-5", 200, b"0123456789", None),
         ("lines=1-2", 200, b"0123456789", None),
