@@ -509,8 +509,8 @@ MUTANTS = [
     Mutant(
         "any_hot_path_is_recognised",
         "_hot.py",
-        "co_names) == _RESCHEDULE_NAMES",
-        "co_names) != None",
+        "_ASSERTED_WAKING == _RESCHEDULE_NAMES",
+        "_ASSERTED_WAKING != None",
         ("test_kinds_of_run.py::another_loop",),
     ),
     Mutant(

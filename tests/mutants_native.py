@@ -345,6 +345,20 @@ MUTANTS = [
         ".file_index = (uint32_t)handle->slot,",
         ("test_handle_life.py", "test_native.py"),
     ),
+    Mutant(
+        "a_task_that_is_to_run_seems_to_sleep",
+        STEP,
+        "    return PyObject_SetAttr(task, tn_str__next_send_fn, (PyObject *)operation);\n",
+        "    return 0;\n",
+        ("test_steps.py::woken_once_more",),
+    ),
+    Mutant(
+        "an_instrument_that_comes_misses_the_rest",
+        STEP,
+        "                watched = is_watched_now(engine, woken->task);\n",
+        "                watched = 0;\n",
+        ("test_steps.py::comes_in_a_pass",),
+    ),
     # Batches
     Mutant(
         "what_a_batch_was_lent_is_given_back_at_once",
@@ -480,8 +494,8 @@ MUTANTS = [
     Mutant(
         "another_task_wakes_one_that_seems_to_run",
         STEP,
-        "        return waits(engine, task, message);\n",
-        "        return tell_loop(engine, task, &yield_def, message);\n",
+        "message_type ? waits(engine, task, message)",
+        "message_type ? yields(engine, task, message)",
         ("test_steps.py::from_the_moment",),
     ),
     Mutant(
@@ -508,8 +522,8 @@ MUTANTS = [
     Mutant(
         "instruments_miss_steps",
         TURN,
-        "engine->may_step && seen == NOTHING &&",
-        "engine->may_step && seen != WAKING &&",
+        "engine->may_step && seen == TN_NOTHING &&",
+        "engine->may_step && seen != TN_WAKING &&",
         ("test_steps.py::instrument",),
     ),
     Mutant(
@@ -568,8 +582,8 @@ MUTANTS = [
     Mutant(
         "instruments_are_not_told_of_who_is_scheduled",
         TURN,
-        "found = waking < 0 ? -1 : waking ? WAKING : NOTHING;",
-        "found = waking < 0 ? -1 : NOTHING;",
+        "        return rc < 0 ? TN_UNKNOWN : TN_WAKING;",
+        "        return TN_NOTHING;",
         ("test_hot.py::as_trio_would",),
     ),
     # Children, and the garbage collector

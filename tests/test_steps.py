@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import gc
 import linecache
 import signal
+import subprocess
 import sys
 import traceback
 import types
@@ -19,7 +21,7 @@ import pytest
 import trio
 import trio._core._run
 import trio.testing
-from engine_help import WAIT_S, engine, passes, socket_pair
+from engine_help import WAIT_S, engine, passes, python_command, python_env, socket_pair
 from run_modes import MODE
 
 import trio_uring
@@ -129,6 +131,54 @@ async def test_an_instrument_that_watches_steps_sees_them_all(
     assert len(seen) >= 3
 
 
+async def test_an_instrument_that_comes_in_a_pass_sees_the_rest_of_it(
+    zero: trio_uring.FixedFile,
+) -> None:
+    """And the end of the step that has added it."""
+
+    class Watching(trio.abc.Instrument):
+        before = 0
+        after = 0
+
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.before += "reads" in task.name
+
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            self.after += "reads" in task.name or "adds" in task.name
+
+    watching = Watching()
+    ran = 0
+    is_there = False
+
+    async def reads() -> None:
+        nonlocal ran
+        while True:
+            await zero.read_at(1, 0)
+            ran += is_there
+
+    async def adds() -> None:
+        nonlocal is_there
+        await woken(zero)
+        trio.lowlevel.add_instrument(watching)
+        is_there = True
+        await zero.read_at(1, 0)
+        is_there = False
+        trio.lowlevel.remove_instrument(watching)
+        seen = watching.before, watching.after
+        nursery.cancel_scope.cancel()
+        assert seen == (ran, ran + 1)
+        assert ran
+
+    for _ in range(20):
+        watching.before = watching.after = ran = 0
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(reads)
+            nursery.start_soon(adds)
+            for _ in range(4):
+                nursery.start_soon(reads)
+
+
 @stepping
 def test_under_hypothesis_the_order_of_tasks_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """pytest-trio sets this, where Hypothesis is installed."""
@@ -146,6 +196,45 @@ def test_the_loop_of_this_trio_is_known() -> None:
     """Else all is well, and slower."""
     names = set(trio._core._run.unrolled_run.__code__.co_names)
     assert names - _hot._LOOP_KI_NAMES == set(_hot._LOOP_NAMES.split())
+
+
+@stepping
+def test_a_loop_that_is_no_function_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when somebody has put something around it."""
+    monkeypatch.undo()
+    usual = trio._core._run.unrolled_run
+    _hot._knows_loop.cache_clear()
+    monkeypatch.setattr(trio._core._run, "unrolled_run", functools.partial(usual))
+
+    async def main() -> None:
+        async with await trio_uring.open_direct("/dev/zero") as file:
+            await woken(file)
+            assert not engine()._may_step
+
+    try:
+        trio.run(main)
+    finally:
+        _hot._knows_loop.cache_clear()
+
+
+KNOWN = """
+import trio, trio_uring
+from engine_help import engine
+async def main():
+    async with await trio_uring.open_direct("/dev/zero") as file:
+        print(await file.read_at(1, 0), engine()._may_step)
+trio.run(main)
+"""
+
+
+@stepping
+@pytest.mark.parametrize("option", ["-O", "-OO", "-X dev"])
+def test_the_loop_is_known_without_assertions(option: str) -> None:
+    """Python leaves out the names in them, too."""
+    command = python_command(KNOWN)
+    command[1:1] = option.split()
+    done = subprocess.run(command, capture_output=True, text=True, env=python_env(), check=False)
+    assert (done.stdout, done.stderr) == ("b'\\x00' True\n", "")
 
 
 async def test_both_orders_occur(zero: trio_uring.FixedFile) -> None:
@@ -190,8 +279,8 @@ async def the_failure_of(async_fn: Callable[[], Awaitable[None]]) -> BaseExcepti
         async with trio.open_nursery() as nursery:
             nursery.start_soon(async_fn)
     except BaseException as exc:
-        group: Any = exc
-        [failure] = group.exceptions
+        # Before Trio 0.25 one exception alone is not in a group.
+        [failure] = getattr(exc, "exceptions", [exc])
         assert isinstance(failure, BaseException)
         return failure
     raise AssertionError("it did not fail")
@@ -207,8 +296,51 @@ async def test_an_exception_has_the_traceback_that_it_has_without_us(
         raise KeyError("mine")
 
     error = await the_failure_of(fails)
-    assert [entry.name for entry in traceback.extract_tb(error.__traceback__)] == ["fails"]
-    assert error.__context__ is None
+    names = [entry.name for entry in traceback.extract_tb(error.__traceback__)]
+    assert names[-1] == "fails"
+    assert "woken" not in names
+    assert not [name for name in names if name in ("unrolled_run", "yield_again", "_task_ended")]
+
+
+def test_an_exception_keeps_its_context() -> None:
+    """Also in a run that is made where another one is being handled."""
+
+    async def fails(file: trio_uring.FixedFile) -> None:
+        await woken(file)
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            raise KeyError from None
+
+    async def main() -> BaseException:
+        async with await trio_uring.open_direct("/dev/zero") as file:
+            return await the_failure_of(functools.partial(fails, file))
+
+    try:
+        raise LookupError("outside")
+    except LookupError:
+        error = trio.run(main)
+    assert isinstance(error.__context__, ZeroDivisionError)
+
+
+async def test_nobody_finds_a_task_that_has_ended(
+    zero: trio_uring.FixedFile, crowd: trio.Nursery
+) -> None:
+    """Whoever runs in the same pass, and looks at all tasks."""
+    found: list[str] = []
+
+    async def looks(nursery: trio.Nursery) -> None:
+        while nursery.child_tasks:
+            await zero.read_at(1, 0)
+            found.extend(task.name for task in nursery.child_tasks if task.coro.cr_frame is None)
+
+    async with trio.open_nursery() as watching:
+        for _ in range(50):
+            async with trio.open_nursery() as nursery:
+                watching.start_soon(looks, nursery)
+                for _ in range(3):
+                    nursery.start_soon(woken, zero)
+    assert not found
 
 
 async def test_a_task_that_ends_keeps_nothing_alive(
@@ -364,6 +496,33 @@ async def test_a_task_waits_from_the_moment_that_it_says_so(
             assert told == (["abort", "woken"] if cancelled else ["woken"])
 
 
+async def test_a_task_that_is_to_run_cannot_be_woken_once_more(
+    zero: trio_uring.FixedFile, crowd: trio.Nursery
+) -> None:
+    """Trio says so where the mistake is."""
+    tasks: list[Any] = []
+
+    async def reads() -> None:
+        tasks.append(trio.lowlevel.current_task())
+        while True:
+            await zero.read_at(1, 0)
+
+    async def mistaken() -> str:
+        while True:
+            await zero.read_at(1, 0)
+            if tasks and tasks[0]._abort_func is None:  # woken, and has not run yet
+                try:
+                    trio.lowlevel.reschedule(tasks[0])
+                except AssertionError:
+                    return "refused"
+
+    with trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reads)
+            assert await in_crowd(nursery, mistaken) == "refused"
+            nursery.cancel_scope.cancel()
+
+
 # -- what they are -------------------------------------------------------------------------------
 
 
@@ -392,7 +551,12 @@ async def test_between_steps_nobody_is_the_current_task(zero: trio_uring.FixedFi
     found: list[bool] = []
 
     def abort(_: object) -> trio.lowlevel.Abort:
-        found.append(trio.lowlevel.in_trio_task())
+        try:
+            trio.lowlevel.current_task()
+        except RuntimeError:
+            found.append(False)
+        else:
+            found.append(True)
         return trio.lowlevel.Abort.SUCCEEDED
 
     async def reads() -> None:

@@ -24,6 +24,7 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any
 
+from outcome import Error, Value
 from trio._core import _run, _traps
 
 from . import _native
@@ -102,6 +103,9 @@ range reschedule reverse run runq shuffle sort spawn_impl start_clock task task_
 throw type value waiting_for_idle wakeup wakeup_on_signals warn warnings with_traceback
 """
 _LOOP_KI_NAMES = {"LOCALS_KEY_KI_PROTECTION_ENABLED", "_getframe", "f_locals", "locals", "sys"}
+# Of both, what only assertions name: with ``python -O`` there are none.
+_ASSERTED_WAKING: frozenset[str] = frozenset() if __debug__ else frozenset({"_runner"})
+_ASSERTED = frozenset() if __debug__ else frozenset({"MockClock", "_core", "isinstance"})
 
 
 @functools.cache
@@ -110,7 +114,7 @@ def recognises(runner: Any) -> bool:
     return (
         _fields(runner) >= _RUNNER_NAMES
         and _fields(_run.Task) >= _TASK_NAMES
-        and frozenset(runner.reschedule.__code__.co_names) == _RESCHEDULE_NAMES
+        and frozenset(runner.reschedule.__code__.co_names) | _ASSERTED_WAKING == _RESCHEDULE_NAMES
         and _fields(_Message) == {"abort_func"}
     )
 
@@ -118,7 +122,10 @@ def recognises(runner: Any) -> bool:
 @functools.cache
 def _knows_loop() -> bool:
     """Whether Trio's loop runs the step of a task as ``step.c`` has it written out."""
-    names = set(_run.unrolled_run.__code__.co_names)
+    code = getattr(_run.unrolled_run, "__code__", None)
+    if code is None:
+        return False
+    names = set(code.co_names) | _ASSERTED
     return sorted(names - _LOOP_KI_NAMES) == _LOOP_NAMES.split()
 
 
@@ -163,6 +170,18 @@ class HotEngine(Engine):
             return result
         finally:
             del outcome  # holds the exception, and that this frame
+
+    def _task_ended(self, task: Any, exc: BaseException) -> None:
+        """What Trio's loop does when a task has returned or raised."""
+        self._runner.task_exited(
+            task, Value(exc.value) if isinstance(exc, StopIteration) else Error(exc)
+        )
+
+    def _tell_of_step(self, task: Any) -> None:
+        """What it does when a step is over that has added an instrument."""
+        instruments = self._runner.instruments
+        if "after_task_step" in instruments:
+            instruments.call("after_task_step", task)
 
     def _hand_over_quietly(self) -> bool:
         """What must reach the kernel before it is entered out of turn; whether it does."""

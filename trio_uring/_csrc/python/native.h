@@ -193,7 +193,8 @@ extern PyTypeObject *tn_pinned_type;
     X(main_task) X(reclaim_dropped) X(ring) X(runq) X(send) X(task) X(task_scheduled) X(unwrap)   \
     X(_in_flight) X(_uncancel) X(user_data) X(abort_func) X(context) X(run) X(before_task_step)    \
     X(after_task_step) X(before_io_wait) X(after_io_wait) X(_attempt_delivery_of_any_pending_cancel)    \
-    X(_attempt_delivery_of_pending_ki) X(_forget)
+    X(_attempt_delivery_of_pending_ki) X(_forget) X(_task_ended)    \
+    X(_tell_of_step)
 #define TN_DECLARE(name) extern PyObject *tn_str_##name;
 TN_NAMES(TN_DECLARE)
 #undef TN_DECLARE
@@ -233,9 +234,16 @@ extern PyObject *tn_one;
 int tn_count_checkpoint(PyObject *task);
 /* Enters a task into Trio's queue of those that can run. */
 int tn_append(struct tn_engine *engine, PyObject *task);
-void tn_will_step(struct tn_engine *engine, PyObject *task, struct tn_operation *operation);
+/* The same, and what it gets is the operation. */
+int tn_enter_in_queue(PyObject *task, struct tn_operation *operation);
+
+/* What instruments are told of, and would not be by what is written out here. */
+enum tn_watched { TN_UNKNOWN = -1, TN_NOTHING, TN_STEPS, TN_WAKING };
+enum tn_watched tn_watched(struct tn_engine *engine);
+
+int tn_will_step(struct tn_engine *engine, PyObject *task, struct tn_operation *operation);
 /* Runs the steps of the pass, if `rc` is 0, and returns it or -1. */
-int tn_steps(struct tn_engine *engine, int rc);
+int tn_steps(struct tn_engine *engine, PyObject *hooks, int rc);
 
 int tn_add_queue(PyObject *module);
 int tn_add_operation(PyObject *module);

@@ -2,31 +2,34 @@
  *
  * Steps of tasks that a completion has woken: run at once, in the usual case, and not by Trio's loop.
  *
- * The usual case: the task goes on to the next thing that it waits for. If it ends or yields anything
- * else it is put where Trio's loop takes it in the same pass, and the loop sees it do that. So it is
- * Trio that ends tasks, and that complains.
+ * The usual case: the task goes on to the next thing that it waits for, or ends. If it yields anything
+ * else it is put where Trio's loop takes it in the same pass, and the loop sees it yield that.
  *
  * Names of Trio's that are used here are listed in _hot.py, which checks them and the loop.
  */
 #include "native.h"
 
-/* -- what a step did, told again ------------------------------------------------------------------ */
+/* -- what Trio's loop does ------------------------------------------------------------------------ */
 
 static PyObject *yield_again(PyObject *message, PyObject *Py_UNUSED(sent))
 {
     return tn_new_ref(message);
 }
 
-static PyObject *raise_again(PyObject *exc, PyObject *Py_UNUSED(sent))
+static PyMethodDef yield_def = {"yield_again", yield_again, METH_O, NULL};
+
+/* The loop takes the task's next step to be that. */
+static int yields(struct tn_engine *engine, PyObject *task, PyObject *message)
 {
-    PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
-    return NULL;
+    PyObject *again = PyCFunction_NewEx(&yield_def, message, NULL);
+    int rc = !again || PyObject_SetAttr(task, tn_str__next_send_fn, again) ||
+             PyObject_SetAttr(task, tn_str__next_send, Py_None) || tn_append(engine, task);
+    Py_XDECREF(again);
+    return rc ? -1 : 0;
 }
 
-static PyMethodDef yield_def = {"yield_again", yield_again, METH_O, NULL};
-static PyMethodDef raise_def = {"raise_again", raise_again, METH_O, NULL};
-
-static PyObject *raised(void)
+/* It has returned or raised: at once, so that nobody finds a task that has ended among the others. */
+static int ends(struct tn_engine *engine, PyObject *task)
 {
     PyObject *type, *exc, *traceback;
     PyErr_Fetch(&type, &exc, &traceback);
@@ -35,17 +38,10 @@ static PyObject *raised(void)
         PyException_SetTraceback(exc, traceback);
     Py_XDECREF(type);
     Py_XDECREF(traceback);
-    return exc;
-}
-
-/* The loop takes the task's next step to be this. */
-static int tell_loop(struct tn_engine *engine, PyObject *task, PyMethodDef *def, PyObject *what)
-{
-    PyObject *again = what ? PyCFunction_NewEx(def, what, NULL) : NULL;
-    int rc = !again || PyObject_SetAttr(task, tn_str__next_send_fn, again) ||
-             PyObject_SetAttr(task, tn_str__next_send, Py_None) || tn_append(engine, task);
-    Py_XDECREF(again);
-    return rc ? -1 : 0;
+    PyObject *none = PyObject_CallMethodObjArgs((PyObject *)engine, tn_str__task_ended, task, exc, NULL);
+    Py_XDECREF(exc);
+    Py_XDECREF(none);
+    return none ? 0 : -1;
 }
 
 /* -- a step --------------------------------------------------------------------------------------- */
@@ -96,17 +92,12 @@ static int waits(struct tn_engine *engine, PyObject *task, PyObject *message)
     return rc ? -1 : interrupt(engine, task);
 }
 
-/* Of what the step did, another task may only know that the task waits: that must be so at once. */
 static int stepped(struct tn_engine *engine, PyObject *task, PyObject *message)
 {
-    if (message && (PyObject *)Py_TYPE(message) == engine->message_type)
-        return waits(engine, task, message);
-    if (message)
-        return tell_loop(engine, task, &yield_def, message);
-    PyObject *exc = raised();
-    int rc = tell_loop(engine, task, &raise_def, exc);
-    Py_XDECREF(exc);
-    return rc;
+    if (!message)
+        return ends(engine, task);
+    return (PyObject *)Py_TYPE(message) == engine->message_type ? waits(engine, task, message)
+                                                                : yields(engine, task, message);
 }
 
 static int run(struct tn_engine *engine, PyObject *task, PyObject *value)
@@ -128,7 +119,8 @@ static int run(struct tn_engine *engine, PyObject *task, PyObject *value)
 
 static int step(struct tn_engine *engine, PyObject *task, PyObject *value)
 {
-    if (PyDict_SetItem(engine->context, tn_str_task, task))
+    if (PyObject_SetAttr(task, tn_str__next_send_fn, Py_None) ||
+        PyDict_SetItem(engine->context, tn_str_task, task))
         return -1;
     int rc = run(engine, task, value);
     return PyDict_DelItem(engine->context, tn_str_task) ? -1 : rc;
@@ -136,10 +128,12 @@ static int step(struct tn_engine *engine, PyObject *task, PyObject *value)
 
 /* -- those of a pass ------------------------------------------------------------------------------ */
 
-/* Takes over the task. */
-void tn_will_step(struct tn_engine *engine, PyObject *task, struct tn_operation *operation)
+/* Takes over the task. -1: an exception. */
+int tn_will_step(struct tn_engine *engine, PyObject *task, struct tn_operation *operation)
 {
     engine->woken[engine->woken_count++] = (struct tn_woken){task, tn_new_ref(operation)};
+    /* Not None: so Trio knows a task that is to run, and refuses to wake it once more. */
+    return PyObject_SetAttr(task, tn_str__next_send_fn, (PyObject *)operation);
 }
 
 /* As Trio does: in the order in which they were woken, or in the reverse, at random. */
@@ -149,14 +143,36 @@ static int is_reversed(struct tn_engine *engine)
     return engine->luck >> 31;
 }
 
-int tn_steps(struct tn_engine *engine, int rc)
+/* A step may have added an instrument that watches the others: Trio's loop runs them, then. */
+static int is_watched_now(struct tn_engine *engine, PyObject *task)
+{
+    enum tn_watched watched = tn_watched(engine);
+    if (watched == TN_NOTHING)
+        return 0;
+    PyObject *none = (int)watched < 0 ? NULL : PyObject_CallMethodObjArgs(
+        (PyObject *)engine, tn_str__tell_of_step, task, NULL);
+    Py_XDECREF(none);
+    return none ? 1 : -1;
+}
+
+/* `hooks`: a dictionary of what instruments look at. */
+int tn_steps(struct tn_engine *engine, PyObject *hooks, int rc)
 {
     uint32_t count = engine->woken_count;
-    int reversed = is_reversed(engine);
+    int reversed = is_reversed(engine), watched = 0;
+    Py_ssize_t size = hooks ? PyObject_Size(hooks) : 0;
     for (uint32_t i = 0; i < count; i++) {
         struct tn_woken *woken = &engine->woken[reversed ? count - 1 - i : i];
-        if (!rc) /* else Trio is breaking down, and with it the task */
+        if (!rc && watched) {
+            rc = tn_enter_in_queue(woken->task, woken->operation);
+        } else if (!rc) { /* else Trio is breaking down, and with it the task */
             rc = step(engine, woken->task, (PyObject *)woken->operation);
+            if (!rc && PyObject_Size(hooks) != size) {
+                size = PyObject_Size(hooks);
+                watched = is_watched_now(engine, woken->task);
+                rc = watched < 0 ? -1 : 0;
+            }
+        }
         Py_DECREF(woken->task);
         Py_DECREF(woken->operation);
     }

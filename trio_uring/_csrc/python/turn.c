@@ -81,7 +81,7 @@ int tn_append(struct tn_engine *engine, PyObject *task)
     return none ? 0 : -1;
 }
 
-static int enter_in_queue(PyObject *task, struct tn_operation *operation)
+int tn_enter_in_queue(PyObject *task, struct tn_operation *operation)
 {
     PyObject *coro = PyObject_GetAttr(task, tn_str_coro);
     PyObject *send = coro ? PyObject_GetAttr(coro, tn_str_send) : NULL;
@@ -90,7 +90,6 @@ static int enter_in_queue(PyObject *task, struct tn_operation *operation)
              tn_append(operation->engine, task);
     Py_XDECREF(coro);
     Py_XDECREF(send);
-    Py_DECREF(task);
     return rc ? -1 : 0;
 }
 
@@ -118,10 +117,11 @@ static int wake(struct tn_operation *operation)
         Py_DECREF(task);
         return -1;
     }
-    if (!engine->steps)
-        return enter_in_queue(task, operation);
-    tn_will_step(engine, task, operation);
-    return 0;
+    if (engine->steps)
+        return tn_will_step(engine, task, operation);
+    int rc = tn_enter_in_queue(task, operation);
+    Py_DECREF(task);
+    return rc;
 }
 
 static int hand_on(struct tn_engine *engine, PyObject *record, const struct tu_cqe *cqe)
@@ -184,41 +184,54 @@ PyObject *tn_pass_begins(PyObject *engine, PyObject *Py_UNUSED(none))
     return pass_begins((struct tn_engine *)engine) ? NULL : tn_new_ref(Py_None);
 }
 
-enum watched { NOTHING, STEPS, WAKING };
-
-/* What instruments are told of, and would not be by what is written out here. -1: an exception. */
-static int watched(struct tn_engine *engine)
+/* A UserDict in Trio, which would look in it in Python; a dict in older releases. */
+static PyObject *hooks_of(struct tn_engine *engine)
 {
     PyObject *instruments = PyObject_GetAttr(engine->runner, tn_str_instruments);
-    /* A UserDict, which would do it in Python; a dict in older releases. */
-    PyObject *data = !instruments                ? NULL
-                     : PyDict_Check(instruments) ? tn_new_ref(instruments)
-                                                 : PyObject_GetAttr(instruments, tn_str_data);
+    if (!instruments || PyDict_Check(instruments))
+        return instruments;
+    PyObject *data = PyObject_GetAttr(instruments, tn_str_data);
+    Py_DECREF(instruments);
+    return data;
+}
+
+static enum tn_watched watched(PyObject *hooks)
+{
     PyObject *of_steps[] = {tn_str_before_task_step, tn_str_after_task_step, tn_str_before_io_wait,
                             tn_str_after_io_wait};
-    int waking = data ? PySequence_Contains(data, tn_str_task_scheduled) : -1;
-    int found = waking < 0 ? -1 : waking ? WAKING : NOTHING;
-    for (int i = 0; found == NOTHING && i < 4; i++) {
-        int rc = PySequence_Contains(data, of_steps[i]);
-        found = rc < 0 ? -1 : rc ? STEPS : NOTHING;
-    }
-    Py_XDECREF(data);
-    Py_XDECREF(instruments);
+    int rc = hooks ? PySequence_Contains(hooks, tn_str_task_scheduled) : -1;
+    if (rc)
+        return rc < 0 ? TN_UNKNOWN : TN_WAKING;
+    for (int i = 0; !rc && i < 4; i++)
+        rc = PySequence_Contains(hooks, of_steps[i]);
+    return rc < 0 ? TN_UNKNOWN : rc ? TN_STEPS : TN_NOTHING;
+}
+
+enum tn_watched tn_watched(struct tn_engine *engine)
+{
+    PyObject *hooks = hooks_of(engine);
+    enum tn_watched found = watched(hooks);
+    Py_XDECREF(hooks);
     return found;
 }
 
 static int hand_out(struct tn_engine *engine, long count)
 {
-    int seen = count ? watched(engine) : NOTHING, rc = seen < 0 ? -1 : 0;
-    engine->steps = engine->may_step && seen == NOTHING && !engine->woken_count;
+    PyObject *hooks = count ? hooks_of(engine) : NULL;
+    enum tn_watched seen = count ? watched(hooks) : TN_NOTHING;
+    int rc = seen == TN_UNKNOWN ? -1 : 0;
+    engine->steps = engine->may_step && seen == TN_NOTHING && !engine->woken_count;
     for (long i = 0; !rc && i < count; i++)
-        rc = hand_out_one(engine, &engine->cqes[i], seen == WAKING);
+        rc = hand_out_one(engine, &engine->cqes[i], seen == TN_WAKING);
     /* Here and not before the wait: who gets a slot now must not sleep through it. */
     if (!rc && !tn_is_empty(engine->reclaim))
         rc = tn_tell(engine, tn_str_reclaim_dropped);
     if (!rc)
         rc = pass_begins(engine);
-    return engine->steps ? tn_steps(engine, rc) : rc;
+    if (engine->woken_count)
+        rc = tn_steps(engine, hooks, rc);
+    Py_XDECREF(hooks);
+    return rc;
 }
 
 static int needs_python(const struct tn_engine *engine)
