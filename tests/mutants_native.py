@@ -359,6 +359,13 @@ MUTANTS = [
         "                watched = 0;\n",
         ("test_steps.py::comes_in_a_pass",),
     ),
+    Mutant(
+        "who_is_started_by_a_step_is_taken_to_be_alone",
+        TURN,
+        "            rc = pass_goes_on(engine);\n",
+        "            rc = 0;\n",
+        ("test_hot.py::that_a_step_starts",),
+    ),
     # Batches
     Mutant(
         "what_a_batch_was_lent_is_given_back_at_once",

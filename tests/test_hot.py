@@ -71,6 +71,26 @@ async def test_a_task_that_is_alone_reads_what_is_cached_without_a_pass(
     assert count / (PROMPT_MAX + 1) <= await passes_of(count, file) + 1 <= count / 4
 
 
+async def test_tasks_that_a_step_starts_are_not_alone(file: trio_uring.FixedFile) -> None:
+    """Both run in the pass in which the one that starts them was woken."""
+    await passes_of(2 * ALONE_MIN, file)
+    for count in range(2 * (PROMPT_MAX + 1)):
+        happened: list[str] = []
+
+        async def read(happened: list[str] = happened) -> None:
+            happened.append("begun")
+            await file.read_at(3, 0)
+            happened.append("read")
+
+        for _ in range(count):
+            await file.read_at(3, 0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            nursery.start_soon(read)
+        assert happened == ["begun", "begun", "read", "read"]
+        await passes_of(2 * ALONE_MIN, file)
+
+
 async def test_a_task_that_is_not_alone_yields_at_each_operation(
     file: trio_uring.FixedFile,
 ) -> None:

@@ -24,7 +24,7 @@ TESTS = {
         *("test_registration", "test_registered_files", "test_registered_buffers"),
         "test_buffer_ring",
     ],
-    "batches": ["test_many", "test_exchange", "test_hot"],
+    "batches": ["test_many", "test_exchange", "test_hot", "test_steps"],
     "awaits": ["test_promises", "test_engine_queues", "test_engine_sockets", "test_races"],
     "parity": ["test_zig_io_uring", "test_zig_direct", "test_zig_operations"],
 }

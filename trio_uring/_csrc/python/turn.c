@@ -162,19 +162,36 @@ static int hand_out_one(struct tn_engine *engine, const struct tu_cqe *cqe, int 
     return rc;
 }
 
+/* How many tasks Trio has in its queue; -1: an exception. */
+static Py_ssize_t can_run(struct tn_engine *engine)
+{
+    PyObject *runq = PyObject_GetAttr(engine->runner, tn_str_runq);
+    Py_ssize_t count = runq ? PyObject_Size(runq) : -1;
+    Py_XDECREF(runq);
+    return count;
+}
+
 /* Finishing in place is best for one task, and keeps many from being served together: a server of many
  * must not be taken for one that is alone. */
 static int pass_begins(struct tn_engine *engine)
 {
-    PyObject *runq = PyObject_GetAttr(engine->runner, tn_str_runq);
-    Py_ssize_t runnable = runq ? PyObject_Size(runq) : -1;
-    Py_XDECREF(runq);
+    Py_ssize_t runnable = can_run(engine);
     if (runnable >= 0 && runnable + engine->woken_count > 1) {
         engine->passes_alone = engine->prompt_left = 0;
     } else {
         engine->passes_alone += engine->passes_alone <= TN_ALONE_MIN;
         engine->prompt_left = engine->passes_alone > TN_ALONE_MIN ? TN_PROMPT_MAX : 0;
     }
+    return runnable < 0 ? -1 : 0;
+}
+
+/* Those that steps have started or woken run in the same pass, and Trio takes them out of its queue
+ * before it runs them: none of them finds another one there. */
+static int pass_goes_on(struct tn_engine *engine)
+{
+    Py_ssize_t runnable = can_run(engine);
+    if (runnable > 1)
+        engine->passes_alone = engine->prompt_left = 0;
     return runnable < 0 ? -1 : 0;
 }
 
@@ -228,8 +245,11 @@ static int hand_out(struct tn_engine *engine, long count)
         rc = tn_tell(engine, tn_str_reclaim_dropped);
     if (!rc)
         rc = pass_begins(engine);
-    if (engine->woken_count)
+    if (engine->woken_count) {
         rc = tn_steps(engine, hooks, rc);
+        if (!rc)
+            rc = pass_goes_on(engine);
+    }
     Py_XDECREF(hooks);
     return rc;
 }
