@@ -13,7 +13,8 @@ from engine_help import LONG, WAIT_S, engine, passes, rounds, socket_pair
 
 import trio_uring
 from trio_uring import RingOptions
-from trio_uring.testing import TINY_RING, adopt_ring, requires_kernel_feature
+from trio_uring.lowlevel import Op
+from trio_uring.testing import TINY_RING, adopt_ring, requires_kernel_feature, requires_op
 
 pytestmark = requires_kernel_feature("direct_descriptors")
 
@@ -111,6 +112,7 @@ async def test_a_lost_peer_breaks_the_sending_side() -> None:
         assert await ours.recv(100) == b"left over"
 
 
+@requires_op(Op.SOCKET)  # of the kernel that brought shared buffers; without them it is two steps
 async def test_its_two_halves_are_one_operation_in_flight() -> None:
     """One completion comes, and nothing is left over: of one that ends, breaks, or is cancelled."""
     async with socket_pair() as (ours, theirs):

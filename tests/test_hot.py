@@ -16,7 +16,8 @@ from run_modes import MODE
 import trio_uring
 from trio_uring._adopted import IDLE_MAX
 from trio_uring._hot import ALONE_MIN, PROMPT_MAX
-from trio_uring.testing import requires_direct_descriptors, used_slots
+from trio_uring.lowlevel import Op
+from trio_uring.testing import requires_direct_descriptors, requires_op, used_slots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -461,6 +462,7 @@ class Sleeps(trio.abc.Instrument):
 
 
 @not_as_a_guest
+@requires_op(Op.SOCKET)  # of the kernel that brought shared buffers; without them it is two steps
 async def test_the_loop_sleeps_through_the_end_of_an_exchanges_send() -> None:
     """It is over as it is submitted; only the answer, or the deadline, wakes the task."""
     async with socket_pair() as (ours, theirs), trio.open_nursery() as nursery:
