@@ -591,8 +591,9 @@ MUTANTS = [
     Mutant(
         "a_driver_that_broke_wakes_only_operations",
         "_engine.py",
-        "                record.driver_broke()\n",
-        "                pass\n",
+        "            record.driver_broke(failure)\n",
+        "            if isinstance(record, Operation):\n"
+        "                record.driver_broke(failure)\n",
         ("test_traps.py::wakes_all_who_wait",),
     ),
     # Shortcuts

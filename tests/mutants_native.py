@@ -316,6 +316,13 @@ MUTANTS = [
         "",
         ("test_findings_handles.py::told_of", "test_native.py::lost"),
     ),
+    Mutant(
+        "a_handle_that_has_closed_meanwhile_is_named",
+        ENGINE,
+        " || !is_open(file)) {",
+        ") {",
+        ("test_findings_native.py::is_not_named",),
+    ),
     # Closing
     Mutant(
         "a_close_does_not_wait_for_what_is_in_flight",

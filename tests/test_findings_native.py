@@ -22,7 +22,7 @@ import trio_uring
 from trio_uring import RingOptions
 from trio_uring._adopted import IDLE_MAX
 from trio_uring._hot import HotEngine
-from trio_uring.testing import TINY_RING, adopt_ring, requires_direct_descriptors
+from trio_uring.testing import TINY_RING, adopt_ring, requires_direct_descriptors, used_slots
 
 pytestmark = requires_direct_descriptors()
 
@@ -650,3 +650,74 @@ def test_a_batch_for_which_there_is_no_memory_has_not_begun() -> None:
     """Wherever its beginning fails; the handle can be closed."""
     pytest.importorskip("_testcapi", reason="this Python cannot be made to lack memory")
     assert run_python(NO_MEMORY_FOR_A_BATCH).stdout == "True\n"
+
+
+# -- of a review: what runs while an operation begins ----------------------------------------------
+
+
+async def test_a_handle_that_is_closed_while_its_record_is_made_is_not_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A finalizer can do so. The slot may be another file's when the entry is submitted."""
+    usual = HotEngine._new_record
+    async with socket_pair() as (sock, _), trio.open_nursery() as nursery:
+        file = await trio_uring.open_direct("/dev/zero")
+        while engine()._pool_count:  # until there is none left that is made already
+            nursery.start_soon(sock.poll, select.POLLERR)
+            await passes(1)
+
+        def closing(self: Any) -> Any:
+            file._close_now()
+            return usual(self)
+
+        monkeypatch.setattr(type(engine()), "_new_record", closing)
+        with pytest.raises(trio.ClosedResourceError):
+            await file.read_at(1, 0)
+        monkeypatch.undo()
+        assert file._in_flight == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_socket_that_is_closed_while_room_is_made_for_an_exchange_is_not_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor is anything sent."""
+    async with socket_pair() as (ours, theirs):
+        await share_buffers(ours, theirs)
+        ring, usual = engine().ring, type(engine()).make_room
+
+        def closing(self: Any, count: int) -> None:
+            ours._close_now()
+            usual(self, count)
+
+        monkeypatch.setattr(type(engine()), "make_room", closing)
+        ring._limit = ring._tail  # as far as is known there is no room
+        with pytest.raises(trio.ClosedResourceError):
+            await ours.exchange(b"x", 5)
+        monkeypatch.undo()
+        assert theirs.recv(5) == b""
+
+
+def test_a_close_that_cannot_be_waited_for_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was no memory to sleep with; the slot is free, and nobody else's is emptied."""
+
+    async def main() -> None:
+        file = await trio_uring.open_direct("/dev/zero")
+        here = engine()
+        usual = here._sleep
+
+        def refuse(abort: object) -> None:
+            here._sleep = usual
+            raise MemoryError
+
+        here._sleep = refuse
+        with pytest.raises(MemoryError):
+            await file.aclose()
+        assert file.closed
+        assert not used_slots()
+        await file.aclose()
+        async with await trio_uring.open_direct("/dev/zero") as again:
+            assert await again.read_at(1, 0) == b"\0"
+
+    monkeypatch.setenv("TRIO_URING_DRIVER", "hosted")
+    trio.run(main)

@@ -78,7 +78,7 @@ class _Accept(Record):
         listener._operation_ended()
         connections._wake()
 
-    def driver_broke(self) -> None:
+    def driver_broke(self, failure: BaseException) -> None:
         """As `Record.driver_broke`."""
         self.connections._wake()
 

@@ -14,9 +14,6 @@ from threading import get_ident
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
-from outcome import Error
-from trio import lowlevel
-
 from ._engine_begin import EngineBegin
 from ._errors import SubmissionQueueFull
 from ._lib import address_of, ffi
@@ -218,11 +215,7 @@ class Engine(EngineBegin):
         """The driver broke: every task that waits for an operation gets the error."""
         self.failure = failure
         for record in self.records:
-            if isinstance(record, Operation) and record.in_flight:
-                task, record.task = record.task, None
-                lowlevel.reschedule(task, Error(failure))
-            else:
-                record.driver_broke()
+            record.driver_broke(failure)
 
     def dispatch(self, cqes: Sequence[tuple[int, int, int]]) -> None:
         """Hands each completion to its record."""

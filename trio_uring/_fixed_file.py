@@ -136,11 +136,10 @@ class FixedFile(Handle):
             ValueError: the parts would not be equal.
             OSError: the first error; the others have ended too.
         """
-        reading = self._begin_many(_READ, buffer, offsets)
-        if reading is None:
-            lent = writable(buffer)
-            return await transfer_many(self._engine, self, _READ, buffer, lent, offsets)
-        counts: list[int] = await reading
+        counts: list[int] = await (
+            self._begin_many(_READ, buffer, offsets)
+            or transfer_many(self._engine, self, _READ, buffer, writable(buffer), offsets)
+        )
         return counts
 
     def _take_batch(self, count: int) -> Batch:
@@ -153,11 +152,10 @@ class FixedFile(Handle):
 
         Returns how many bytes each wrote. After an error or a cancellation nobody knows which were.
         """
-        writing = self._begin_many(_WRITE, data, offsets)
-        if writing is None:
-            lent = readable(data)
-            return await transfer_many(self._engine, self, _WRITE, data, lent, offsets)
-        counts: list[int] = await writing
+        counts: list[int] = await (
+            self._begin_many(_WRITE, data, offsets)
+            or transfer_many(self._engine, self, _WRITE, data, readable(data), offsets)
+        )
         return counts
 
     async def readv_at(self, buffers: Iterable[WritableBuffer], offset: int) -> int:

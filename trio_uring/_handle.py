@@ -138,10 +138,10 @@ class Handle(_native.Handle, trio.abc.AsyncResource):
         try:
             closing = self._begin_close()
         except BaseException as exc:
-            if self._slot != slot:  # no memory to wait for it
+            if self._closing:  # it has begun, and there was no memory to wait for it
                 self._closing = False
                 self._empty_at_once(slot)
-            elif isinstance(exc, (SubmissionQueueFull, OSError)):
+            elif self._slot >= 0 and isinstance(exc, (SubmissionQueueFull, OSError)):
                 self._close_now()
             raise
         if closing is None:

@@ -33,6 +33,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import trio
+from outcome import Error
 from trio.lowlevel import Abort
 
 from . import _native
@@ -89,7 +90,7 @@ class Record:
         """user_data of the operations to cancel."""
         return (self.user_data,)
 
-    def driver_broke(self) -> None:
+    def driver_broke(self, failure: BaseException) -> None:
         """No completion will come: who waits for one shall look, and be told."""
 
 
@@ -147,8 +148,11 @@ class Operation(_native.Operation):
         self.abort = self._abort
         self.message = engine.message_for(self)
 
-    def driver_broke(self) -> None:
-        """As `Record.driver_broke`: nobody waits for this one."""
+    def driver_broke(self, failure: BaseException) -> None:
+        """As `Record.driver_broke`: the task that waits gets the error."""
+        task, self.task = self.task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, Error(failure))
 
     @property
     def in_flight(self) -> bool:

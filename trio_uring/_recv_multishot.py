@@ -243,6 +243,6 @@ class ReceivedData(Record):
         if self._leaver is not None:
             self._leaver.wake()
 
-    def driver_broke(self) -> None:
+    def driver_broke(self, failure: BaseException) -> None:
         """As `Record.driver_broke`."""
         self._wake()

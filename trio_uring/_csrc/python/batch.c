@@ -142,6 +142,8 @@ static struct tn_operation *take_record(PyObject *self, struct tn_engine *engine
 static void abandon(struct tn_operation *operation)
 {
     struct tn_queue *queue = operation->engine->queue;
+    if (!queue->sqes)
+        return; /* the ring is closed, and has forgotten it */
     tn_core.batch_abandon(queue->ring, operation->batch);
     for (uint32_t i = 0; i < operation->batch->count; i++)
         queue->sqes[(queue->tail + i) & queue->mask] = (struct tu_sqe){0};

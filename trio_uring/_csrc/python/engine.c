@@ -68,6 +68,16 @@ static int has_room(struct tn_engine *engine)
     return 0;
 }
 
+/* What ran since it was looked at may have closed it, and its slot may be another file's. */
+static int is_open(PyObject *file)
+{
+    if (!file || !PyObject_TypeCheck(file, tn_handle_type) || ((struct tn_handle *)file)->slot >= 0)
+        return 1;
+    if (!tn_tell(file, tn_str__checked_slot))
+        PyErr_SetString(PyExc_SystemError, "a closed handle has a slot");
+    return 0;
+}
+
 /* What may run other code comes first: that may take entries, too. */
 struct tn_operation *tn_begin(struct tn_engine *engine, PyObject *file, struct tu_sqe **sqe)
 {
@@ -81,7 +91,7 @@ struct tn_operation *tn_begin(struct tn_engine *engine, PyObject *file, struct t
     operation->task = task;
     if (file && !tn_operation_began(file))
         operation->file = tn_new_ref(file);
-    if ((file && !operation->file) || !has_room(engine)) {
+    if ((file && !operation->file) || !has_room(engine) || !is_open(file)) {
         tn_abandon(operation);
         return NULL;
     }

@@ -193,7 +193,7 @@ extern PyTypeObject *tn_pinned_type;
     X(main_task) X(reclaim_dropped) X(ring) X(runq) X(send) X(task) X(task_scheduled) X(unwrap)   \
     X(_in_flight) X(_uncancel) X(user_data) X(abort_func) X(context) X(run) X(before_task_step)    \
     X(after_task_step) X(before_io_wait) X(after_io_wait) X(_attempt_delivery_of_any_pending_cancel)    \
-    X(_attempt_delivery_of_pending_ki) X(_forget) X(_task_ended)    \
+    X(_attempt_delivery_of_pending_ki) X(_forget) X(_checked_slot) X(_task_ended)    \
     X(_tell_of_step)
 #define TN_DECLARE(name) extern PyObject *tn_str_##name;
 TN_NAMES(TN_DECLARE)

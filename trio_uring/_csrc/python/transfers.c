@@ -312,7 +312,8 @@ static PyObject *begin_exchange(PyObject *self, PyObject *const *args, Py_ssize_
         !tn_lend(args[0], PyBUF_SIMPLE, 1, &lent))
         Py_RETURN_NONE;
     struct tn_engine *engine = tn_engine_of(self);
-    if (!engine || !can_send(socket) || !can_share(socket, engine) || !has_room_for_two(engine)) {
+    /* Room first: what runs to make it may use the socket. */
+    if (!engine || !has_room_for_two(engine) || !can_send(socket) || !can_share(socket, engine)) {
         tn_take_back(&lent);
         return tn_nothing();
     }
